@@ -1,0 +1,68 @@
+# The sentences people say. Needs Python 3.11 or newer with pip, and make; everything else goes into .venv.
+# Paths are relative throughout, so that a checkout may lie in a folder with spaces in its name.
+
+PYTHON ?= python3
+WORKERS ?= 2
+ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet -c constraints.txt
+LOCKED := pyproject.toml constraints.txt
+
+# pyright would otherwise ask the network whether it is the newest
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# the build backend is pinned too: older pips read the first for it, newer ones the second
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help install demo test lint bench nightly clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed-dev  ## the library, the command and the tools of a contributor, in .venv
+
+demo: $(VENV)/.installed  ## train a policy on CartPole-v1, with its curves as pictures
+	@$(VENV)/bin/policygrad train reinforce --env CartPole-v1 --num-steps 150000 --backend gymnasium --until-solved $(ARGS)
+
+test: $(VENV)/.installed-dev  ## the tests (ARGS="-k name" for some, WORKERS=0 for one process)
+	@$(PY) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+nightly: $(VENV)/.installed-dev  ## all tests, those that take minutes included, with more examples each
+	@$(PY) -m pytest -n $(WORKERS) --dist worksteal -m "nightly or not nightly" --hypothesis-profile nightly $(ARGS)
+
+lint: $(VENV)/.installed-dev  ## style, format and types
+	@bad=0; \
+	$(PY) -m ruff check . || bad=1; \
+	$(PY) -m ruff format --check . || bad=1; \
+	$(PY) -m pyright || bad=1; \
+	exit $$bad
+
+bench: $(VENV)/.installed  ## the benchmarks' table
+	@$(PY) benchmarks/bench.py $(ARGS)
+
+clean:  ## remove .venv, caches, runs and figures
+	rm -rf $(VENV) .cache .hypothesis .pytest_cache .ruff_cache build dist runs figures
+	find . -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# Each file below marks a finished installation; it is stale once the locked versions change. `.installed-dev` is
+# everything and counts as `.installed` too.
+$(VENV)/.installed: $(LOCKED) | $(PY)
+	@echo "installing policygrad into $(VENV) (about a minute the first time) ..."
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(LOCKED) | $(PY)
+	@echo "installing policygrad and its tools into $(VENV) (about a minute the first time) ..."
+	@$(PIP) -e ".[dev]"
+	@touch $(VENV)/.installed $@
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "policygrad needs Python 3.11 or newer: got $$($(PYTHON) --version 2>&1); try make PYTHON=python3.12"; exit 2; }
+	@$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,16 @@
+"""Where data comes from: compiled environments, Gymnasium's, and one call that finds either by name.
+
+base               the contract of a compiled environment; the time limit as a combinator
+classic_control    CartPole, Acrobot, MountainCar, Pendulum in JAX, twins of Gymnasium's
+small_worlds       bandit, corridor, rock-paper-scissors, target: tasks whose best value is known exactly
+registry           names of compiled environments, the user's own included
+gymnasium_adapter  ids, functions, environments and vectors of Gymnasium's, in all three autoreset modes
+make               the one call
+"""
+
+from policygrad.envs.base import Env, time_limit
+from policygrad.envs.gymnasium_adapter import GymnasiumEnv
+from policygrad.envs.make import AnyEnv, has_gymnasium, make
+from policygrad.envs.registry import compiled_names, register
+
+__all__ = ["AnyEnv", "Env", "GymnasiumEnv", "compiled_names", "has_gymnasium", "make", "register", "time_limit"]

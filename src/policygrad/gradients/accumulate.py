@@ -1,0 +1,63 @@
+"""Gradient accumulation: a large batch in parts that fit the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from policygrad.types import Array, Batch, Params
+
+PART = 512
+"""Steps in a part: a network's activations for them stay in a core's cache."""
+
+
+def accumulated(gradient: Callable[..., tuple[Params, dict]], part: int = PART) -> Callable[..., tuple[Params, dict]]:
+    """Combinator: the same gradient, summed over parts of the batch's rows.
+
+        ∇J = Σ_parts Σ_{t in part} w_t Ψ_t ∇ log π(a_t|o_t)
+
+    Exact up to rounding, since estimates are weighted *sums* over steps. Rows after the last valid one are not visited, so
+    a batch of short episodes does not pay for its padding. Info is averaged over parts by their valid steps.
+
+    Only for policies without memory: a part would need the memory that the rows before it leave.
+
+    Args:
+        gradient: Gradient = (params, batch, progress) -> (gradient, info).
+        part: steps (rows × environments) in a part, ≥ 1.
+    """
+
+    def accumulate(params: Params, batch: Batch, progress: Array) -> tuple[Params, dict]:
+        rows, columns = batch.rollout.mask.shape
+        size = max(1, part // columns)
+        if rows <= size or jax.tree.leaves(batch.carry):
+            return gradient(params, batch, progress)
+
+        valid_rows = jnp.sum(batch.rollout.mask, axis=1)
+        used = jnp.max(jnp.where(valid_rows > 0, jnp.arange(1, rows + 1), 0))
+
+        def of_part(index: Array) -> tuple[Params, dict, Array]:
+            # The last part begins early enough to be whole; rows that the part before has seen weigh nothing.
+            start = jnp.minimum(index * size, rows - size)
+            piece = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), batch)
+            fresh = ((start + jnp.arange(size)) >= index * size).astype(piece.weights.dtype)[:, None]
+            rollout = piece.rollout._replace(mask=piece.rollout.mask * fresh)
+            gradients, info = gradient(params, piece._replace(rollout=rollout, weights=piece.weights * fresh), progress)
+            return gradients, info, jnp.sum(rollout.mask)
+
+        def add(loop: Any) -> Any:
+            index, total, infos = loop
+            gradients, info, steps = of_part(index)
+            total = jax.tree.map(jnp.add, total, gradients)
+            infos = jax.tree.map(lambda so_far, value: so_far + value * steps, infos, info)
+            return index + 1, total, infos
+
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(of_part, jnp.zeros((), jnp.int32))[:2])
+        start = (jnp.zeros((), jnp.int32), *zeros)
+        _, total, infos = jax.lax.while_loop(lambda loop: loop[0] * size < used, add, start)
+        steps = jnp.maximum(jnp.sum(batch.rollout.mask), 1)
+        return total, jax.tree.map(lambda value: value / steps, infos)
+
+    return accumulate

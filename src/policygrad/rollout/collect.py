@@ -1,0 +1,90 @@
+"""How much experience an update takes, and how a rollout is counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+
+from policygrad.errors import UsageError
+from policygrad.spaces import Box, Space
+from policygrad.types import Array, Rollout
+
+
+@dataclass(frozen=True)
+class Collect:
+    """How much experience an update takes. Made by `steps` or `episodes`."""
+
+    kind: Literal["steps", "episodes"]
+    count: int | None  # T of steps(T); N of episodes(N), None for one per environment
+    num_envs: int  # environments to run where the user does not say
+
+    def episodes_per_update(self, num_envs: int) -> int:
+        """N, checked against the number of environments that run them.
+
+        Raises:
+            UsageError: if N is no multiple of it: some environments would stand idle, or run longer than others.
+        """
+        count = num_envs if self.count is None else self.count
+        if count % num_envs:
+            raise UsageError(
+                f"{count} episodes an update cannot be shared evenly by {num_envs} environments;"
+                f" take a multiple of {num_envs} episodes, or a number of environments that divides {count}"
+            )
+        return count
+
+    def normaliser(self, rollout: Rollout) -> int:
+        """What an estimate divides by: the number of trajectories, or T·B. Never the random number of valid steps."""
+        rows, columns = rollout.mask.shape
+        return columns if self.kind == "episodes" else rows * columns
+
+
+def steps(count: int, *, num_envs: int = 8) -> Collect:
+    """A rollout of `count` steps from every environment, going on where the last one ended: [T, B].
+
+    Estimates divide by T·B.
+    """
+    _positive(count, "steps in a rollout")
+    return Collect("steps", count, num_envs)
+
+
+def episodes(count: int | None = None, *, num_envs: int | None = None) -> Collect:
+    """`count` whole episodes, each started on purpose: [longest, N], one episode a column, padded with mask 0.
+
+    Every environment runs the same number of them. Taking the first N that happen to end would favour short episodes.
+    Estimates divide by N.
+
+    Args:
+        count: N; None for one episode of every environment.
+        num_envs: environments to run where the user does not say; defaults to N.
+    """
+    if count is not None:
+        _positive(count, "episodes an update")
+    return Collect("episodes", count, num_envs or count or 8)
+
+
+def _positive(count: int, what: str) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise UsageError(f"{what}: got {count!r}; it must be a whole number of at least 1")
+
+
+class EpisodeLog(NamedTuple):
+    """The ends of episodes in the order of time; rows are vector steps, columns environments."""
+
+    ended: Array  # [rows, B] bool: the episode ended with this step
+    returns: Array  # [rows, B] undiscounted sum of its rewards (meaningful where ended)
+    lengths: Array  # [rows, B] int32 its steps (meaningful where ended)
+    steps: Array  # [rows] int32: steps of all environments up to and including the row, from the start of the rollout
+
+
+def to_environment(space: Space, action: Array) -> Array:
+    """What an environment gets of a sampled action: clipped into its box; discrete actions pass.
+
+    Only the environment sees the clipped action. The record keeps what was sampled, and log-probabilities are of that:
+    the density of a clipped action is not the Gaussian's.
+    """
+    if isinstance(space, Box):
+        low, high = (jnp.broadcast_to(bound.astype(action.dtype), action.shape) for bound in (space.low_array, space.high_array))
+        return jnp.clip(action, low, high)
+    return action

@@ -1,0 +1,428 @@
+"""`train`, the one call, and `iterate`, the same as a generator for loops of your own."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from policygrad import policies
+from policygrad._version import __version__
+from policygrad.envs import AnyEnv, Env, has_gymnasium, make
+from policygrad.errors import PolicygradError, RunError, UsageError
+from policygrad.records import Records, default_run_dir
+from policygrad.spaces import Discrete
+from policygrad.training.history import History, Recorder, first_solved
+from policygrad.training.progress import Progress, choose_mode
+from policygrad.training.result import Run, RunProgress, SeedResult
+from policygrad.training.runners import Chunk, CompiledRunner, HostRunner, RunState, UserMetrics, initial_agent, spec_of
+from policygrad.types import Algorithm
+
+CHUNK_SECONDS = 0.25
+"""How long a chunk of iterations should take: progress and records between chunks then cost well under 1 %."""
+
+Callback = Callable[["RunProgress"], bool | None]
+
+
+def _seed_list(seed: int | None, seeds: int | Sequence[int] | None) -> list[int]:
+    if seed is not None and seeds is not None:
+        raise UsageError(f"seed and seeds: got both ({seed!r}, {seeds!r}); give one")
+    if seeds is None:
+        chosen: list[Any] = [0 if seed is None else seed]
+    elif isinstance(seeds, Sequence | np.ndarray) and not isinstance(seeds, str):
+        chosen = list(seeds)
+    else:
+        if isinstance(seeds, bool) or not isinstance(seeds, int | np.integer) or not 1 <= seeds <= 2**20:
+            raise UsageError(f"seeds: got {seeds!r}; it must be a number of seeds of at least 1, or a list of seeds")
+        chosen = list(range(seeds))
+    for one in chosen:
+        if isinstance(one, bool) or not isinstance(one, int | np.integer) or not 0 <= one < 2**32:
+            raise UsageError(f"seed: got {one!r}; it must be a whole number from 0 to 2^32 − 1")
+    if not chosen or len(set(chosen)) != len(chosen):
+        raise UsageError(f"seeds: got {chosen!r}; give at least one, each once")
+    return [int(one) for one in chosen]
+
+
+def _count(name: str, value: Any, most: int = 2**31 - 1) -> int:
+    whole = isinstance(value, int | np.integer) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole or not 1 <= value <= most:
+        raise UsageError(f"{name}: got {value!r}; it must be a whole number from 1 to {most:,}")
+    return int(value)
+
+
+class _Session:
+    """The settings of a run, checked; and one runner for all of its seeds."""
+
+    def __init__(
+        self, env: Any, algorithm: Algorithm, num_steps: int, num_envs: int | None, backend: str, init: Any, metrics: Any, env_options: dict
+    ):
+        if not isinstance(algorithm, Algorithm):
+            raise UsageError(f"algorithm: got {type(algorithm).__name__}; pass what a recipe returns, e.g. policygrad.reinforce()")
+        self.num_steps = _count("num_steps", num_steps)
+        self.env: AnyEnv = make(env, backend, **env_options)
+        self.algorithm = algorithm
+        fixed = None if isinstance(self.env, Env) else self.env.fixed_num_envs
+        self.num_envs = _count("num_envs", num_envs if num_envs is not None else fixed or algorithm.collect.num_envs, 2**20)
+        if algorithm.collect.kind == "episodes":
+            algorithm.collect.episodes_per_update(self.num_envs)
+        if self.num_steps + self.num_envs * (algorithm.collect.count or 1) * 1000 > 2**31 - 1:
+            raise UsageError(f"num_steps: got {self.num_steps:,}; counters hold up to 2^31 − 1 steps with one update to spare")
+        self.init_policy = policies.load(init) if isinstance(init, str | Path) else init
+        spec = spec_of(self.env, self.num_envs)
+        if self.init_policy is not None:
+            policies.require_spaces(self.init_policy, spec.observation_space, spec.action_space, self.env.name)
+            initial_agent(algorithm, spec, jax.random.key(0), 1, self.init_policy)
+        else:
+            jax.eval_shape(lambda key: algorithm.init(key, spec), jax.random.key(0))  # wrong spaces fail here, uncompiled
+        runner = CompiledRunner if isinstance(self.env, Env) else HostRunner
+        self.runner: CompiledRunner | HostRunner = runner(self.env, algorithm, self.num_envs, self.num_steps, metrics)  # type: ignore[arg-type]
+
+
+def iterate(
+    env: Any,
+    algorithm: Algorithm,
+    *,
+    num_steps: int,
+    num_envs: int | None = None,
+    seed: int = 0,
+    backend: str = "auto",
+    env_args: dict[str, Any] | None = None,
+    wrappers: Sequence[Callable[[Any], Any]] = (),
+    vectorization: str = "auto",
+    init: Any = None,
+    metrics: UserMetrics | None = None,
+    every: int = 1,
+) -> Iterator[RunProgress]:
+    """Trains one seed as a generator: yields after every `every` updates, writes nothing, stops when you stop.
+
+    Args:
+        every: updates between two yields, ≥ 1; the rest as in `train`.
+
+    Yields:
+        `RunProgress`, with the policy and all returns so far.
+
+    Raises:
+        as `train`.
+
+    >>> import policygrad as pg
+    >>> for progress in pg.iterate("Bandit-v0", pg.reinforce(), num_steps=64, num_envs=16):
+    ...     print(progress.steps)
+    16
+    32
+    48
+    64
+    """
+    options = {"env_args": env_args, "wrappers": wrappers, "vectorization": vectorization}
+    (seed,) = _seed_list(seed, None)
+    session = _Session(env, algorithm, num_steps, num_envs, backend, init, metrics, options)
+    every = _count("every", every)
+    try:
+        episodes, iteration, seconds = History(seed), 0, 0.0
+        state = session.runner.start(seed, session.init_policy)
+        while int(state.agent.steps) < session.num_steps:
+            begin, compiled = time.perf_counter(), session.runner.compile_seconds
+            state, chunk, _ = session.runner.advance(state, every)
+            seconds += time.perf_counter() - begin - (session.runner.compile_seconds - compiled)
+            episodes.add(chunk)
+            iteration += len(chunk.steps)
+            if chunk.failure:
+                raise chunk.failure
+            yield _progress(session, seed, iteration, chunk, episodes, state, seconds)
+    finally:
+        session.runner.close()
+
+
+def _progress(
+    session: _Session, seed: int, iteration: int, chunk: Chunk, episodes: History, state: RunState, seconds: float
+) -> RunProgress:
+    last = {name: float(values[-1]) for name, values in chunk.metrics.items() if name != "finite"}
+    return RunProgress(
+        seed,
+        iteration,
+        int(chunk.steps[-1]),
+        session.num_steps,
+        last,
+        session.algorithm.policy(state.agent),
+        state.agent,
+        seconds,
+        episodes,
+    )
+
+
+def train(
+    env: Any,
+    algorithm: Algorithm,
+    *,
+    num_steps: int,
+    num_envs: int | None = None,
+    seed: int | None = None,
+    seeds: int | Sequence[int] | None = None,
+    backend: str = "auto",
+    env_args: dict[str, Any] | None = None,
+    wrappers: Sequence[Callable[[Any], Any]] = (),
+    vectorization: str = "auto",
+    out: str | Path | bool | None = None,
+    init: Any = None,
+    until_solved: bool = False,
+    callbacks: Callback | Sequence[Callback] = (),
+    callback_every: int = 1,
+    metrics: UserMetrics | None = None,
+    figures: bool = True,
+    progress: str | bool = False,
+    on_result: Callable[[Run], None] | None = None,
+) -> Run:
+    """Trains an algorithm on an environment.
+
+    Args:
+        env: a name, an `Env`, a function that makes a Gymnasium environment, a `gymnasium.Env` or a `VectorEnv`.
+        algorithm: what a recipe returns, e.g. `reinforce()`.
+        num_steps: steps of all environments together, per seed; rounded up to whole updates.
+        num_envs: environments side by side; None takes the recipe's.
+        seed: of a single run (0 if neither is given).
+        seeds: n for the seeds 0 to n − 1, or a list. Seeds run one after the other in the same compiled program, so each
+            gives bit for bit what it gives alone.
+        backend: "auto", "compiled" or "gymnasium"; see `envs.make`, also for `env_args`, `wrappers`, `vectorization`.
+        out: the run directory; None makes runs/<env>/<algorithm>/<stamp>; False writes nothing.
+        init: a policy, or a file of one, to start from; of the structure that the algorithm builds.
+        until_solved: stop a seed with the update in which the mean return of the last 20 episodes reaches the
+            environment's reward threshold.
+        callbacks: functions of a `RunProgress`, called after every `callback_every` updates; one that returns True stops the seed.
+        callback_every: ≥ 1. Larger is faster in the compiled loop.
+        metrics: your own: (agent before the update, rollout) -> dict of scalars, computed inside the jitted iteration and recorded.
+        figures: draw the figures into the run directory at the end.
+        progress: False for silence, "bar", "plain", or True for a bar on a terminal and plain lines elsewhere; on stderr.
+        on_result: called with the `Run` when it is done and saved, before figures are drawn.
+
+    Returns:
+        A `Run`: `policy`, `policies`, `metrics`, `returns`, `run_dir`, `result()`, `failures`.
+
+    Raises:
+        UsageError: anything wrong before the first step; nothing was written.
+        RunError: every seed failed after its first step; what was recorded is in the run directory. If only some of several
+            seeds failed, the others finish, and `failures` of the returned run tells.
+    """
+    options = {"env_args": env_args, "wrappers": wrappers, "vectorization": vectorization}
+    chosen = _seed_list(seed, seeds)
+    calls = [callbacks] if callable(callbacks) else list(callbacks)
+    callback_every = _count("callback_every", callback_every)
+    session = _Session(env, algorithm, num_steps, num_envs, backend, init, metrics, options)
+    threshold = session.env.reward_threshold
+    if until_solved and threshold is None:
+        raise UsageError(f"until_solved: {session.env.name} has no reward threshold; leave it out, or stop with a callback")
+    run_dir = None if out is False else Path(out) if isinstance(out, str | Path) else default_run_dir(session.env.name, algorithm.name)
+    label = f"{algorithm.name} on {session.env.name}"
+    mode = choose_mode(progress if isinstance(progress, str) else "auto" if progress else "off")
+    display = Progress(mode, session.num_steps, len(chosen), label)
+    records = Records(run_dir, chosen, warn=display.warn, unique=out is None or out is True)
+    results = [SeedResult(one) for one in chosen]
+    begin = time.perf_counter()
+
+    def finished(interrupted: bool) -> Run:
+        compiled = session.runner.compile_seconds
+        seconds = time.perf_counter() - begin - compiled
+        env = session.env
+        sizes = (algorithm.name, env.name, env.backend, session.num_envs)
+        run = Run(*sizes, results, records.run_dir, compiled, seconds, threshold, interrupted)
+        _save(run, records, display.warn)
+        return run
+
+    try:
+        records.config(_configuration(session, chosen, env_args))
+        with display, _Interruption() as interruption:
+            if isinstance(session.env, Env) and isinstance(env, str) and backend == "auto" and has_gymnasium(env):
+                display.message(f"{env}: compiled environment (JAX), the twin of Gymnasium's; backend gymnasium runs that one")
+            for index, result in enumerate(results):
+                if interruption.seen:
+                    break
+                try:
+                    goal = threshold if until_solved else None
+                    _train_seed(session, result, index, records, display, interruption, calls, callback_every, goal)
+                except RunError as error:
+                    result.error = error
+                    if len(chosen) > 1:  # of a single seed it is the error that this call ends with
+                        display.warn(f"seed {result.seed} failed: {error}")
+                finally:
+                    session.runner.close()
+    except BaseException as error:
+        if any(result.steps for result in results):
+            finished(isinstance(error, KeyboardInterrupt))  # a fault in a callback, or a second Ctrl-C: keep what there is
+        else:
+            records.discard()  # before the first step: what was made for the run goes again
+        raise
+    run = finished(interruption.seen)
+    if on_result is not None:
+        on_result(run)
+    if figures and run.run_dir is not None:
+        from policygrad.report import figures as draw
+
+        try:
+            draw([run.run_dir], warn=display.warn)
+        except PolicygradError as error:
+            display.warn(f"no figures: {error}")
+    if all(result.error for result in results):
+        raise next(result.error for result in results if result.error)
+    return run
+
+
+def _train_seed(
+    session: _Session,
+    result: SeedResult,
+    index: int,
+    records: Records,
+    display: Progress,
+    interruption: _Interruption,
+    calls: list[Callback],
+    callback_every: int,
+    threshold: float | None,
+) -> None:
+    """Runs one seed to its end; fills `result`."""
+    episodes, recorder = History(result.seed), Recorder(records, result.seed, session.num_steps)
+    iteration, updates, seconds = 0, callback_every if calls else 1, 0.0
+    state = session.runner.start(result.seed, session.init_policy)
+    result.policy, result.agent = session.algorithm.policy(state.agent), state.agent
+
+    def until(chunk: Chunk) -> int | None:
+        return None if threshold is None else first_solved(episodes.tail(), chunk, threshold)
+
+    try:
+        while int(state.agent.steps) < session.num_steps and not interruption.seen:
+            begin, compiled = time.perf_counter(), session.runner.compile_seconds
+            state, chunk, solved = session.runner.advance(state, updates, until)
+            took = time.perf_counter() - begin - (session.runner.compile_seconds - compiled)
+            seconds += took
+            episodes.add(chunk)
+            iteration += len(chunk.steps)
+            result.policy, result.agent = session.algorithm.policy(state.agent), state.agent
+            recorder.add(chunk, iteration, took)
+            display.update(index, int(chunk.steps[-1]), _mean(episodes.tail()), int(chunk.steps[-1]) / max(seconds, 1e-9))
+            if chunk.failure:
+                raise chunk.failure
+            if calls:
+                here = _progress(session, result.seed, iteration, chunk, episodes, state, seconds)
+                stops = [bool(call(here)) for call in calls]  # every callback is called, also after one that stops
+                if any(stops):
+                    break
+            elif took < CHUNK_SECONDS / 2:
+                updates = min(updates * 2, 1 << 14)
+            elif took > CHUNK_SECONDS * 2:
+                updates = max(updates // 2, 1)
+            if solved:
+                break
+    finally:
+        episodes.fill(result)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+class _Interruption:
+    """The first Ctrl-C is remembered, and the run ends with its present chunk; a second one interrupts at once."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._previous: Any = None
+
+    def __enter__(self) -> _Interruption:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._remember)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def _remember(self, number: int, frame: Any) -> None:
+        if self.seen:
+            raise KeyboardInterrupt
+        self.seen = True
+
+
+def _configuration(session: _Session, seeds: list[int], env_args: dict[str, Any] | None) -> dict[str, Any]:
+    import equinox
+    import gymnasium
+    import optax
+
+    env = session.env
+    return {
+        "policygrad": __version__,
+        "algorithm": session.algorithm.name,
+        "settings": {name: _plain(value) for name, value in session.algorithm.settings.items()},
+        "env": env.name,
+        "env_args": _plain(env_args or {}),
+        "backend": env.backend,
+        "vectorization": None if isinstance(env, Env) else env.vectorization,
+        "seed_loop": "one after the other, bit-equal to each alone",
+        "num_steps": session.num_steps,
+        "num_envs": session.num_envs,
+        "seeds": seeds,
+        "reward_threshold": env.reward_threshold,
+        "time_limit": env.time_limit,
+        "observation_space": str(env.observation_space),
+        "action_space": str(env.action_space),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": jax.devices()[0].device_kind,
+        "versions": {
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "numpy": np.__version__,
+            "optax": optax.__version__,
+            "equinox": equinox.__version__,
+            "gymnasium": gymnasium.__version__,
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Settings as JSON; a user's own function by its name."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    with contextlib.suppress(TypeError, ValueError):
+        json.dumps(value, allow_nan=False)
+        return value
+    return getattr(value, "__qualname__", None) or repr(value)
+
+
+def _save(run: Run, records: Records, warn: Callable[[str], None]) -> None:
+    """Policies, tables of small ones, and the result; a disk that refuses one costs a warning, not the run."""
+    tables, folder = {}, run.run_dir
+    for result in run.seeds:
+        if result.policy is None or folder is None:
+            continue
+        try:
+            policies.save(result.policy, folder / f"policy_{result.seed}.safetensors")
+        except (OSError, PolicygradError) as error:
+            warn(f"could not save the policy of seed {result.seed}, which is left in memory: {error}")
+        table = _policy_table(result.policy)
+        if table is not None:
+            tables[str(result.seed)] = table
+    if tables and folder is not None:
+        try:
+            (folder / "policy_table.json").write_text(json.dumps(tables))
+        except OSError as error:
+            warn(f"no heatmap: {error}")
+    records.result(run.result())
+    records.close()
+
+
+def _policy_table(policy: Any) -> list[list[float]] | None:
+    """π(a|s) of a policy over few discrete observations and actions, for the heatmap."""
+    observations, actions = getattr(policy, "observation_space", None), getattr(policy, "action_space", None)
+    if not (isinstance(observations, Discrete) and isinstance(actions, Discrete) and observations.n <= 64 and actions.n <= 64):
+        return None
+    distribution = policy(np.arange(observations.n, dtype=np.int32))
+    if not isinstance(distribution, policies.Categorical):
+        return None
+    return np.asarray(distribution.probabilities(), np.float64).round(6).tolist()

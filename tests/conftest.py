@@ -1,0 +1,55 @@
+"""What every test may count on: the CPU, a compilation cache that outlives the run, strict broadcasting.
+
+Set through the environment as well, before JAX is imported, so that commands started by tests inherit it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+CACHE = Path(__file__).resolve().parents[1] / ".cache" / "jax"
+
+os.environ.update(
+    JAX_PLATFORMS="cpu",
+    JAX_COMPILATION_CACHE_DIR=str(CACHE),
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",  # many small programs: together they are what tests wait for
+    JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
+    JAX_NUMPY_RANK_PROMOTION="raise",  # [T, B] with [B] must be written out: silent broadcasting hides mistakes
+    MPLBACKEND="agg",
+    # pyproject.toml says why, for this process; this is for commands that tests start
+    PYTHONWARNINGS="ignore:Error reading persistent compilation cache entry:UserWarning,"
+    "ignore:Error writing persistent compilation cache entry:UserWarning",
+)
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+# A plugin may have imported JAX before this file could speak.
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Compiling makes the first example slow, so no deadline; the same examples on every machine, so no database.
+hypothesis.settings.register_profile(
+    "quick",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=30,
+    # `x64` is a scope around all examples of a test, not a state that one example leaves to the next.
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.register_profile("nightly", hypothesis.settings.get_profile("quick"), max_examples=500)
+hypothesis.settings.load_profile("quick")
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Float64 for the length of a test: proofs against exact numbers are made in it."""
+    with jax.enable_x64(True):
+        yield
