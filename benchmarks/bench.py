@@ -85,7 +85,7 @@ def learning(backend: str, baseline: Any, seeds: int, num_steps: int) -> dict[st
     solved = run.result()["steps_to_solve"]
     values = [float("inf") if steps is None else steps for steps in solved]
     # Order statistics, not interpolation: a seed that did not solve must not turn its neighbours infinite.
-    lower, median, upper = (float(np.percentile(values, q, method="lower" if q < 50 else "higher")) for q in (25, 50, 75))
+    lower, upper = float(np.percentile(values, 25, method="lower")), float(np.percentile(values, 75, method="higher"))
     return {
         "what": f"--baseline {baseline}, {backend}",
         "median": statistics.median(values),

@@ -120,9 +120,9 @@ def one_step_baseline(calls: list[str]) -> Baseline:
         calls.append("centre")
         return Centred((rollout.reward - state) * rollout.mask, rollout.reward, rollout.reward + 100, ())
 
-    def fit(key: Any, state: Any, params: Any, rollout: Rollout, targets: Any) -> tuple[Any, dict]:
+    def fit(key: Any, state: Any, params: Any, rollout: Rollout, centred: Any) -> tuple[Any, dict]:
         calls.append("fit")
-        return state + 10.0, {"told_targets": targets[0, 0], "told_params": params.policy.head.logits[0, 0]}
+        return state + 10.0, {"told_targets": centred.targets[0, 0], "told_params": params.policy.head.logits[0, 0]}
 
     return Baseline(lambda key, spec: ((), jnp.asarray(3.0)), centre, fit)
 
@@ -453,8 +453,7 @@ BAD: dict[str, list[Any]] = {
     "optimizer": ["adm", 3, None],
     "baseline": ["men", 3, None, baselines.mean],
     "baseline_rate": [0.0, 1.1, -0.5, NOT_A_NUMBER],
-    "baseline_learning_rate": [0.0, NOT_A_NUMBER],
-    "baseline_steps": [0, 2.5, True],
+    "critic_steps": [0, 2.5, True],
     "hidden_sizes": [(0,), (64, 2.5), (True,), "64", 64],
     "activation": ["tahn", 3],
     "initialisation": ["orthogonl", None],
@@ -602,10 +601,10 @@ def test_every_switch_of_a_recipe_reaches_its_update(name: str, settings: dict[s
     close(change(after, agent).reshape(S, A), 0.5 * 0.75 * 0.1 / norm * gradient, 1e-6)
 
 
-@pytest.mark.parametrize(("name", "rate"), [("actor_critic", "critic_learning_rate"), ("reinforce", "baseline_learning_rate")])
+@pytest.mark.parametrize(("name", "rate"), [("actor_critic", "critic_learning_rate"), ("reinforce", "critic_learning_rate")])
 def test_the_critics_rate_is_its_own(name: str, rate: str) -> None:
     """Adam's first step is the rate, at every state that was visited, whatever the policy's rate."""
-    settings = {"baseline_steps": 1, "baseline": "value"} if name == "reinforce" else {}
+    settings = {"critic_steps": 1, "baseline": "value"} if name == "reinforce" else {}
     algorithm, rollout = recipe(name, **settings, **{rate: 0.125}), whole_episodes()
     agent = started(algorithm)
     after, _ = algorithm.update(KEY, agent, rollout)
@@ -614,8 +613,8 @@ def test_the_critics_rate_is_its_own(name: str, rate: str) -> None:
     close(np.abs(change(after, agent)).max(), inspect.signature(RECIPES[name]).parameters["learning_rate"].default, 1e-4)
 
 
-def test_baseline_steps_is_how_often_the_critic_moves() -> None:
-    algorithm = recipe("reinforce", baseline="value", baseline_steps=3)
+def test_critic_steps_is_how_often_the_critic_moves() -> None:
+    algorithm = recipe("reinforce", baseline="value", critic_steps=3)
     after, _ = algorithm.update(KEY, started(algorithm), whole_episodes())
     counts = [int(leaf) for leaf in jax.tree.leaves(after.baseline) if jnp.issubdtype(leaf.dtype, jnp.integer)]
     assert counts == [3]

@@ -169,7 +169,7 @@ def gae(
         Â_t = Σ_{l ≥ 0} (γλ)^l δ_{t+l}        δ_t = r_t + γ V(o_{t+1}) − V(o_t)
 
     The sum stops at either end of an episode; δ bootstraps everywhere but at a termination. λ = 0 is `td`, λ = 1 is
-    `reward_to_go` minus V.
+    `reward_to_go`.
 
     Args:
         discount: γ in [0, 1]; trace: λ in [0, 1].

@@ -56,14 +56,15 @@ def compose(
           without and with the baseline. The gradient's variance grows with the mean square; a constant baseline lowers that and
           leaves the variance of Ψ as it is.
         - `start_value`: the mean target of first steps of episodes, an estimate of V(s_0) = J; NaN if no episode began.
-        - `finite`: False if a parameter or the optimiser's state would become NaN or infinite; then the old agent is returned bit for bit.
+        - `finite`: False if a parameter or the optimiser's state would become NaN or infinite; then the old agent is returned
+          bit for bit, but for its count of steps.
     """
 
     def init(key: Key, spec: Spec) -> Agent:
         policy_key, baseline_key = jax.random.split(key)
         critic, state = baseline.init(baseline_key, spec)
         params = Params(policy(policy_key, spec), critic)
-        return Agent(params, ascent.init(params), state, jnp.zeros((), jnp.int32), jnp.ones((), jnp.int32))
+        return Agent(params, ascent.init(params), state, jnp.zeros((), jnp.int32), jnp.asarray(2**31 - 1, jnp.int32))
 
     def prepare(agent: Agent, rollout: Rollout) -> tuple[Batch, Any]:
         centred = baseline.centre(agent.baseline, agent.params, rollout, advantage)
@@ -83,7 +84,7 @@ def compose(
         ascent_key, baseline_key = jax.random.split(key)
         batch, centred = prepare(agent, rollout)
         params, state, info = ascent.step(ascent_key, agent.params, agent.ascent, batch, progress(agent))
-        fitted, fit_info = baseline.fit(baseline_key, agent.baseline, params, rollout, batch.targets)
+        fitted, fit_info = baseline.fit(baseline_key, agent.baseline, params, rollout, centred)
         mask = rollout.mask
         first = mask * (rollout.time == 0)
         metrics = {
@@ -126,8 +127,8 @@ def reinforce(
     max_grad_norm: float | None = 0.5,
     optimizer: str | Callable[..., Any] = "adam",
     baseline_rate: float = 0.1,
-    baseline_learning_rate: float = 1e-2,
-    baseline_steps: int = 10,
+    critic_learning_rate: float = 1e-2,
+    critic_steps: int = 10,
     hidden_sizes: tuple[int, ...] | None = None,
     activation: str = "tanh",
     initialisation: str = "orthogonal",
@@ -138,8 +139,9 @@ def reinforce(
 
         ∇J ≈ (1/N) Σ_i Σ_t ∇ log π(a_t|o_t) (G_t − b)        θ ← θ + α ∇J
 
-    Unbiased for the time-limited objective as long as the baseline does not look at the batch; γ^t is left out, as nearly
-    everywhere.
+    The estimate is unbiased for the time-limited objective as long as the baseline neither looks at the batch (the means
+    do, a little) nor bootstraps (a value function does, at a time limit), and the gradient is not clipped. γ^t is left out,
+    as nearly everywhere.
 
     Args:
         baseline: what is subtracted from the return: none, the mean over the batch, each episode's own mean, a running
@@ -155,14 +157,15 @@ def reinforce(
         max_grad_norm: clip the gradient's global norm to this, > 0; None does not clip.
         optimizer: adam, sgd or rmsprop (in Python also any function from a learning rate to an optax optimiser).
         baseline_rate: weight of the newest batch in the running mean, in (0, 1].
-        baseline_learning_rate: step size of the value function, > 0.
-        baseline_steps: gradient steps of the value function after each update, ≥ 1.
+        critic_learning_rate: step size of the value function (by Adam), > 0.
+        critic_steps: gradient steps of the value function after each update, ≥ 1.
         hidden_sizes: widths of the policy's hidden layers; the default is a table for discrete observations and a network
             of 64 64 otherwise; an empty list is a linear policy.
         activation: of the hidden layers: tanh, relu, elu, gelu, silu, sigmoid.
         initialisation: of the layers: orthogonal, xavier, lecun, torch.
         sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt.
-        policy: builds the policy from a key and a Spec, instead of the five arguments above.
+        policy: builds the policy from a key and a Spec, instead of from the four arguments above (the first three still shape the
+            value function).
 
     Reference:
         Williams 1992, "Simple statistical gradient-following algorithms for connectionist reinforcement learning".
@@ -177,7 +180,7 @@ def reinforce(
     kinds = {
         **baselines.KINDS,
         "running-mean": partial(baselines.running_mean, baseline_rate),
-        "value": partial(baselines.value, critic, learning_rate=baseline_learning_rate, gradient_steps=baseline_steps),
+        "value": partial(baselines.value, critic, learning_rate=critic_learning_rate, gradient_steps=critic_steps),
     }
     credits = {"reward-to-go": advantages.reward_to_go, "total-return": advantages.total_return}
     chosen = kinds[baseline]() if isinstance(baseline, str) else baseline
@@ -202,12 +205,12 @@ def actor_critic(
     discount: float = 0.99,
     learning_rate: float = 3e-4,
     learning_rate_decay: bool = False,
-    critic_learning_rate: float = 1e-3,
     rollout_length: int = 1,
     normalize_advantages: bool = False,
     entropy_bonus: float = 0.0,
     max_grad_norm: float | None = None,
     optimizer: str | Callable[..., Any] = "adam",
+    critic_learning_rate: float = 1e-3,
     hidden_sizes: tuple[int, ...] | None = None,
     activation: str = "tanh",
     initialisation: str = "orthogonal",
@@ -216,7 +219,7 @@ def actor_critic(
 ) -> Algorithm:
     """One-step actor-critic, online: the TD error weighs the score, and teaches the critic.
 
-        δ_t = r_t + γ V(o_{t+1}) − V(o_t)        θ ← θ + α δ ∇ log π(a_t|o_t)        V ← V + α_c δ ∇V(o_t)
+        δ_t = r_t + γ V(o_{t+1}) − V(o_t)        θ ← θ + α δ ∇ log π(a_t|o_t)        w ← w + α_c δ ∇_w V(o_t)
 
     It learns after every step of the environments, without waiting for an episode to end. Biased as far as the critic is
     wrong.
@@ -225,18 +228,19 @@ def actor_critic(
         discount: γ, the weight of the next step's reward, in [0, 1].
         learning_rate: α, the policy's step size, > 0.
         learning_rate_decay: let the learning rate fall linearly to 0 over the run.
-        critic_learning_rate: α_c, the critic's step size, > 0.
         rollout_length: T, steps of every environment in one update, ≥ 1; 1 is online.
         normalize_advantages: shift and scale the TD errors to mean 0 and standard deviation 1 in each batch.
         entropy_bonus: β, the weight of the policy's entropy in the objective, in reward per nat, ≥ 0.
         max_grad_norm: clip the gradient's global norm to this, > 0; None does not clip.
         optimizer: adam, sgd or rmsprop (in Python also any function from a learning rate to an optax optimiser).
+        critic_learning_rate: α_c, the critic's step size (by Adam), > 0.
         hidden_sizes: widths of the hidden layers of policy and critic; the default is tables for discrete observations
             and networks of 64 64 otherwise; an empty list is linear.
         activation: of the hidden layers: tanh, relu, elu, gelu, silu, sigmoid.
         initialisation: of the layers: orthogonal, xavier, lecun, torch.
         sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt.
-        policy: builds the policy from a key and a Spec, instead of the five arguments above.
+        policy: builds the policy from a key and a Spec, instead of from the four arguments above (the first three still shape the
+            value function).
 
     Reference:
         Sutton and Barto 2018, section 13.5.

@@ -5,11 +5,12 @@ take most of the variance away. Each factory returns a `Baseline` of three funct
 
     init(key, spec)                            -> (critic that climbs with the policy, or (); state)
     centre(state, params, rollout, advantage)  -> Centred(advantages, uncentred, targets, carry)
-    fit(key, state, params, rollout, targets)  -> (state, info)
+    fit(key, state, params, rollout, centred)  -> (state, info)
 
 A baseline is used before it is moved: `fit` runs after the policy's step, on the data that the step used. Only `value`
-bootstraps. Baselines computed from the very batch that they correct (`mean`, `episode_mean`) depend on its actions, so
-the gradient's expectation shrinks by a factor of order 1/N: a known and usually harmless bias.
+bootstraps. Baselines computed from the very batch that they correct depend on its actions, so a part of the gradient's
+expectation is lost with them: of order 1/N for `mean` over N episodes, of order 1/T for `episode_mean` over T steps,
+whatever N is. With equal lengths and rewards-to-go the loss is exactly ∇E[Σ_t G_t]/(T·N), or ∇E[Σ_t G_t]/T.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def _no_state(key: Key, spec: Spec) -> tuple[PyTree, PyTree]:
     return (), ()
 
 
-def _no_fit(key: Key, state: PyTree, params: Params, rollout: Rollout, targets: Array) -> tuple[PyTree, dict]:
+def _no_fit(key: Key, state: PyTree, params: Params, rollout: Rollout, centred: Centred) -> tuple[PyTree, dict]:
     return state, {}
 
 
@@ -75,14 +76,19 @@ def mean() -> Baseline:
 
 
 def episode_mean() -> Baseline:
-    """Each episode's own mean of Ψ over its steps (seed 004's baseline).
+    """Each episode's own mean of Ψ over its steps.
 
         b_i = (1/T_i) Σ_t Ψ_{i,t}
 
     Needs one episode per column, as `episodes(N)` collects them.
+
+    Raises (when the update is traced):
+        UsageError: for episodes of a single step, whose mean is all there is.
     """
 
     def subtract(state: PyTree, psi: Array, rollout: Rollout) -> Array:
+        if psi.shape[0] == 1:
+            raise UsageError("baseline: got 'episode-mean' with episodes of one step, which leaves nothing; use mean or running-mean")
         counts = jnp.maximum(jnp.sum(rollout.mask, axis=0, keepdims=True), 1)
         return jnp.broadcast_to(jnp.sum(psi * rollout.mask, axis=0, keepdims=True) / counts, psi.shape)
 
@@ -92,7 +98,7 @@ def episode_mean() -> Baseline:
 def running_mean(rate: float = 0.1) -> Baseline:
     """An exponential average of past returns, moved after it was used.
 
-        Ψ_t = G_t − b        then        b ← b + rate · (mean(G) − b)
+        Ψ_t ← Ψ_t − b        then        b ← b + rate · (mean(Ψ) − b)
 
     A listing that moves b first subtracts a baseline that already contains the present return: with one return a step,
     G − (b + rate·(G − b)) = (1 − rate)(G − b), so it scales the gradient by 1 − rate and is no longer independent of
@@ -107,8 +113,8 @@ def running_mean(rate: float = 0.1) -> Baseline:
     def init(key: Key, spec: Spec) -> tuple[PyTree, PyTree]:
         return (), jnp.zeros(())
 
-    def fit(key: Key, state: Array, params: Params, rollout: Rollout, targets: Array) -> tuple[Array, dict]:
-        return state + rate * (masked_mean(targets, rollout.mask) - state), {}
+    def fit(key: Key, state: Array, params: Params, rollout: Rollout, centred: Centred) -> tuple[Array, dict]:
+        return state + rate * (masked_mean(centred.uncentred, rollout.mask) - state), {}
 
     return Baseline(init, _statistic(lambda state, psi, rollout: state), fit)
 
@@ -144,10 +150,10 @@ def value(
         psi, targets = advantage(rollout.reward, values, next_values, rollout.terminated, rollout.truncated, ratios=None)
         return Centred(psi * rollout.mask, (psi + values) * rollout.mask, targets, rollout.carry)
 
-    def fit(key: Key, state: Any, params: Params, rollout: Rollout, targets: Array) -> tuple[PyTree, dict]:
+    def fit(key: Key, state: Any, params: Params, rollout: Rollout, centred: Centred) -> tuple[PyTree, dict]:
         def error(model: Any) -> Array:
             values = model.value(rollout.obs)
-            return masked_mean((values - jax.lax.stop_gradient(targets)) ** 2, rollout.mask)
+            return masked_mean((values - jax.lax.stop_gradient(centred.targets)) ** 2, rollout.mask)
 
         def improve(carry: Any, _: None) -> tuple[Any, Array]:
             model, moments = carry

@@ -114,7 +114,7 @@ class Baseline(NamedTuple):
 
     init: Callable[[Key, Spec], tuple[PyTree, PyTree]]  # -> (critic that climbs with the policy or (), state)
     centre: Callable[..., Centred]  # (state, params, rollout, advantage) -> Centred
-    fit: Callable[..., tuple[PyTree, dict]]  # (key, state, params, rollout, targets) -> (state, info)
+    fit: Callable[..., tuple[PyTree, dict]]  # (key, state, params, rollout, centred) -> (state, info)
 
 
 class Ascent(NamedTuple):

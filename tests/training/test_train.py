@@ -206,6 +206,7 @@ def test_a_seed_is_bit_equal_alone_and_among_others_and_again(env: str) -> None:
     if env == "lengths":
         env, options = clockwork, {"num_steps": 60, "num_envs": 3, "algorithm": pg.reinforce(hidden_sizes=())}  # type: ignore[assignment]
     among = train(env, seeds=[0, 5, 2], **options)
+    assert len({seed.returns[0] for seed in among.seeds}) == 3  # environments have seeds of their own, too
     for one in among.seeds:
         assert_same_seed(train(env, seed=one.seed, **options).seeds[0], one)
 

@@ -268,6 +268,27 @@ def test_ctrl_c_ends_with_everything_so_far(env: Any, tmp_path: Path) -> None:
     assert not (out / "policy_1.safetensors").exists()
 
 
+def test_ctrl_c_does_not_wait_for_the_next_callback() -> None:
+    class Pressing(Faulty):
+        def step(self, action: Any) -> Any:
+            if self.steps == 10:
+                signal.raise_signal(signal.SIGINT)
+            return super().step(action)
+
+    calls: list[int] = []
+    run = pg.train(
+        Pressing,
+        pg.reinforce(hidden_sizes=()),
+        num_steps=8_000,
+        num_envs=1,
+        callbacks=lambda p: calls.append(p.iteration),
+        callback_every=2_000,
+        **QUICK,
+    )
+    assert run.interrupted
+    assert 12 <= run.num_steps < 2_000
+
+
 def test_an_uninterrupted_run_says_so() -> None:
     assert not pg.train("Bandit-v0", pg.reinforce(), num_steps=8, **QUICK).interrupted
 

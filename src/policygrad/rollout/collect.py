@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from policygrad.errors import UsageError
 from policygrad.spaces import Box, Space
@@ -46,7 +47,7 @@ def steps(count: int, *, num_envs: int = 8) -> Collect:
     Estimates divide by T·B.
     """
     _positive(count, "steps in a rollout")
-    return Collect("steps", count, num_envs)
+    return Collect("steps", int(count), num_envs)
 
 
 def episodes(count: int | None = None, *, num_envs: int | None = None) -> Collect:
@@ -61,11 +62,11 @@ def episodes(count: int | None = None, *, num_envs: int | None = None) -> Collec
     """
     if count is not None:
         _positive(count, "episodes an update")
-    return Collect("episodes", count, num_envs or count or 8)
+    return Collect("episodes", count and int(count), num_envs or count or 8)
 
 
 def _positive(count: int, what: str) -> None:
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+    if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
         raise UsageError(f"{what}: got {count!r}; it must be a whole number of at least 1")
 
 

@@ -119,8 +119,8 @@ def _iteration(algorithm: Algorithm, user_metrics: UserMetrics | None) -> Callab
 def diverged(algorithm: Algorithm, env: Env | GymnasiumEnv, seed: int, iteration: int, steps: int) -> DivergedError:
     """The error of an update that made a parameter NaN or infinite."""
     return DivergedError(
-        f"{algorithm.name} on {env.name}, seed {seed}: a parameter became NaN or infinite in update {iteration} ({steps:,} steps into the run);"
-        " the policy of the update before is kept; try a smaller learning_rate, or max_grad_norm 0.5"
+        f"{algorithm.name} on {env.name}, seed {seed}: a parameter became NaN or infinite in update {iteration}"
+        f" ({steps:,} steps into the run); the policy of the update before is kept; try a smaller learning_rate, or max_grad_norm 0.5"
     )
 
 

@@ -1,0 +1,52 @@
+"""Every example runs in its fast mode, in which it still asserts its claim, and leaves pictures worth opening."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.image import imread
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+SCRIPTS = sorted(EXAMPLES.glob("*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_claim_holds_and_pictures_are_drawn(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "made" / "pictures"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(script), "--fast", "--out", str(out)])
+
+    runpy.run_path(str(script), run_name="__main__")
+
+    *findings, last = capsys.readouterr().out.strip().splitlines()
+    assert any(character.isdigit() for line in findings for character in line), "it tells what it found, with numbers"
+    pictures = sorted(out.glob("*.png"))
+    assert pictures
+    assert last.startswith("figure")
+    for picture in pictures:
+        assert str(picture) in last, "it says where they are"
+        pixels = imread(picture)[..., :3]
+        assert min(pixels.shape[:2]) >= 300
+        # Ink, but not all over: a blank canvas has a mean of 1 and no spread.
+        assert 0.5 < pixels.mean() < 0.995
+        assert pixels.std() > 0.05
+    assert [path.name for path in tmp_path.iterdir()] == ["made"], "it writes into --out and nowhere else"
+
+
+def test_there_are_examples_and_the_table_names_each() -> None:
+    table = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert len(SCRIPTS) >= 7
+    for script in SCRIPTS:
+        assert f"| `{script.name}` |" in table
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_a_learner_can_read_it_in_one_sitting(script: Path) -> None:
+    lines = script.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 100
+    assert f"python examples/{script.name} [--fast] [--out DIR]" in "\n".join(lines)
