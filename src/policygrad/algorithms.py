@@ -118,12 +118,12 @@ def reinforce(
     *,
     baseline: BaselineName | Baseline = "mean",
     discount: float = 0.99,
-    learning_rate: float = 7e-3,
+    learning_rate: float | Schedule = 2.5e-2,
     learning_rate_decay: bool = False,
     episodes_per_update: int | None = None,
     credit: Literal["reward-to-go", "total-return"] = "reward-to-go",
     normalize_advantages: bool = False,
-    entropy_bonus: float = 0.0,
+    entropy_bonus: float | Schedule = 0.0,
     max_grad_norm: float | None = 0.5,
     optimizer: str | Callable[..., Any] = "adam",
     baseline_rate: float = 0.1,
@@ -147,20 +147,20 @@ def reinforce(
         baseline: what is subtracted from the return: none, the mean over the batch, each episode's own mean, a running
             mean of past batches, or a learnt value function.
         discount: γ, the weight of the next step's reward, in [0, 1].
-        learning_rate: α, the optimiser's step size, > 0.
+        learning_rate: α, the optimiser's step size, > 0 (in Python also a schedule: a function of progress in [0, 1]).
         learning_rate_decay: let the learning rate fall linearly to 0 over the run.
         episodes_per_update: N, whole episodes in one update; default is one from each environment; 1 with one
             environment updates after every episode.
         credit: what an action is credited with: the rewards from its step on, or the whole episode's.
         normalize_advantages: shift and scale what multiplies the score to mean 0 and standard deviation 1 in each batch.
-        entropy_bonus: β, the weight of the policy's entropy in the objective, in reward per nat, ≥ 0.
+        entropy_bonus: β, the weight of the policy's entropy in the objective, in reward per nat, ≥ 0 (likewise).
         max_grad_norm: clip the gradient's global norm to this, > 0; None does not clip.
         optimizer: adam, sgd or rmsprop (in Python also any function from a learning rate to an optax optimiser).
         baseline_rate: weight of the newest batch in the running mean, in (0, 1].
         critic_learning_rate: step size of the value function (by Adam), > 0.
         critic_steps: gradient steps of the value function after each update, ≥ 1.
-        hidden_sizes: widths of the policy's hidden layers; the default is a table for discrete observations and a network
-            of 64 64 otherwise; an empty list is a linear policy.
+        hidden_sizes: widths of the policy's hidden layers; the default is a table for discrete observations and one layer
+            of 64 otherwise; an empty list is a linear policy.
         activation: of the hidden layers: tanh, relu, elu, gelu, silu, sigmoid.
         initialisation: of the layers: orthogonal, xavier, lecun, torch.
         sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt.
@@ -176,6 +176,7 @@ def reinforce(
         raise UsageError(
             "baseline: got 'episode-mean' with credit 'total-return', which leaves 0 everywhere; it must be another of the two"
         )
+    default = policies.default(hidden_sizes=hidden_sizes, network=(64,), activation=activation, initialisation=initialisation, sigma=sigma)
     critic = policies.default_critic(hidden_sizes=hidden_sizes, activation=activation, initialisation=initialisation)
     kinds = {
         **baselines.KINDS,
@@ -188,7 +189,7 @@ def reinforce(
         "reinforce",
         settings,
         collect=episodes(episodes_per_update),
-        policy=policy or policies.default(hidden_sizes=hidden_sizes, activation=activation, initialisation=initialisation, sigma=sigma),
+        policy=policy or default,
         advantage=partial(credits[credit], discount=discount),
         baseline=baselines.normalised(chosen) if normalize_advantages else chosen,
         ascent=gradient_ascent(
@@ -203,11 +204,11 @@ def reinforce(
 def actor_critic(
     *,
     discount: float = 0.99,
-    learning_rate: float = 3e-4,
+    learning_rate: float | Schedule = 3e-4,
     learning_rate_decay: bool = False,
     rollout_length: int = 1,
     normalize_advantages: bool = False,
-    entropy_bonus: float = 0.0,
+    entropy_bonus: float | Schedule = 0.0,
     max_grad_norm: float | None = None,
     optimizer: str | Callable[..., Any] = "adam",
     critic_learning_rate: float = 1e-3,
@@ -226,11 +227,11 @@ def actor_critic(
 
     Args:
         discount: γ, the weight of the next step's reward, in [0, 1].
-        learning_rate: α, the policy's step size, > 0.
+        learning_rate: α, the policy's step size, > 0 (in Python also a schedule: a function of progress in [0, 1]).
         learning_rate_decay: let the learning rate fall linearly to 0 over the run.
         rollout_length: T, steps of every environment in one update, ≥ 1; 1 is online.
         normalize_advantages: shift and scale the TD errors to mean 0 and standard deviation 1 in each batch.
-        entropy_bonus: β, the weight of the policy's entropy in the objective, in reward per nat, ≥ 0.
+        entropy_bonus: β, the weight of the policy's entropy in the objective, in reward per nat, ≥ 0 (likewise).
         max_grad_norm: clip the gradient's global norm to this, > 0; None does not clip.
         optimizer: adam, sgd or rmsprop (in Python also any function from a learning rate to an optax optimiser).
         critic_learning_rate: α_c, the critic's step size (by Adam), > 0.
@@ -269,5 +270,7 @@ RECIPES: dict[str, Callable[..., Algorithm]] = {"reinforce": reinforce, "actor_c
 """Recipes by the names that the command line takes."""
 
 
-def _rate(learning_rate: float, decay: bool) -> float | Schedule:
-    return linear(learning_rate) if decay else learning_rate
+def _rate(learning_rate: float | Schedule, decay: bool) -> float | Schedule:
+    if decay and callable(learning_rate):
+        raise UsageError("learning_rate_decay: got True with a schedule for learning_rate; it must be one of the two")
+    return learning_rate if callable(learning_rate) or not decay else linear(learning_rate)

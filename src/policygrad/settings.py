@@ -40,7 +40,8 @@ def _widths(value: Any) -> bool:
 
 Range = tuple[Callable[[Any], bool], str]
 POSITIVE: Range = (lambda value: _number(value) and value > 0, "a finite number above 0")
-NOT_NEGATIVE: Range = (lambda value: _number(value) and value >= 0, "a finite number of at least 0")
+SCHEDULED_POSITIVE: Range = (lambda value: callable(value) or (_number(value) and value > 0), "a finite number above 0, or a schedule")
+SCHEDULED: Range = (lambda value: callable(value) or (_number(value) and value >= 0), "a finite number of at least 0, or a schedule")
 SHARE: Range = (lambda value: _number(value) and 0 <= value <= 1, "a number in [0, 1]")
 RATE: Range = (lambda value: _number(value) and 0 < value <= 1, "a number in (0, 1]")
 COUNT: Range = (_whole, "a whole number of at least 1")
@@ -52,13 +53,13 @@ FUNCTION: Range = (
 
 RANGES: dict[str, Range] = {
     "discount": SHARE,
-    "learning_rate": POSITIVE,
+    "learning_rate": SCHEDULED_POSITIVE,
     "learning_rate_decay": SWITCH,
     "critic_learning_rate": POSITIVE,
     "rollout_length": COUNT,
     "episodes_per_update": COUNT,
     "normalize_advantages": SWITCH,
-    "entropy_bonus": NOT_NEGATIVE,
+    "entropy_bonus": SCHEDULED,
     "max_grad_norm": POSITIVE,
     "baseline_rate": RATE,
     "critic_steps": COUNT,

@@ -222,7 +222,7 @@ def test_another_divisor_is_seen(divisor: Any, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_baseline_that_is_moved_before_it_is_used_is_seen() -> None:
-    """Seed 000's listing: G − (b + rate (G − b)) scales the gradient by 1 − rate."""
+    """A common listing's G − (b + rate (G − b)) scales the gradient by 1 − rate."""
     algorithm = reinforce(baseline="running-mean", discount=1.0, baseline_rate=0.25)
     agent = agent_of(algorithm, LOGITS[:1], jnp.asarray(0.7))
     made = enumerate_all(ARM, softmax(LOGITS[:1]), 1)

@@ -209,7 +209,7 @@ def test_linear_over_states_is_a_mean_per_state_without_a_spare_parameter():
 
 
 def test_polynomial_of_one_state_is_the_polynomial_of_the_action():
-    """Seed 004: h(a, θ) = θ0 + θ1 a + θ2 a² with five actions and three parameters; here a is scaled to [−1, 1]."""
+    """h(a, θ) = θ0 + θ1 a + θ2 a² with five actions and three parameters; here a is scaled to [−1, 1]."""
     policy = policies.polynomial(2)(KEY, Spec(Discrete(1), Discrete(5), 1))
     theta = jnp.array([0.7, 1.5, -2.0])
     assert policy.head.weights.shape == theta.shape
@@ -255,7 +255,7 @@ def score_of(policy, obs, action):
 
 
 def test_score_of_preferences_is_the_feature_minus_its_mean():
-    """Seeds 000 and 001: ∇ log π(a|s) = φ(s, a) − Σ_b π(b|s) φ(s, b)."""
+    """∇ log π(a|s) = φ(s, a) − Σ_b π(b|s) φ(s, b)."""
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
         policy = policies.state_action(phi)(KEY, Spec(Box.of(-1, 1, (3,), "float64"), CHOICE, 1))
@@ -279,7 +279,7 @@ def test_score_of_a_table_is_the_indicator_minus_the_probabilities():
 
 @pytest.mark.parametrize("sigma", [(0.5, 2.0), None])
 def test_score_of_a_gaussian(sigma):
-    """Seed 001: ∇ log π(a|s) = Σ⁻¹ (a − μ) ∇μ; and ∂/∂ log σ_i = ((a_i − μ_i)/σ_i)² − 1."""
+    """∇ log π(a|s) = Σ⁻¹ (a − μ) ∇μ; and ∂/∂ log σ_i = ((a_i − μ_i)/σ_i)² − 1."""
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
         policy = policies.mlp((4,), sigma=sigma, initial_sigma=0.7)(KEY, Spec(VECTOR, PAIR, 1))

@@ -278,15 +278,16 @@ class HostBandit(gymnasium.Env):
         return self.state, self.means[self.state, action] + 0.5 * self.np_random.normal(), True, False, {}
 
 
-def fragile(worst: float) -> Env:
-    """Episodes of one step that show a number drawn at the reset; one above `worst` is paid NaN."""
+def fragile(worst: float, part: str = "reward") -> Env:
+    """Episodes of one step that show a number drawn at the reset; after one above `worst`, `part` of the step is NaN."""
 
     def reset(key: Any) -> tuple[Any, Any]:
         state = jax.random.uniform(key, (1,))
         return state, state
 
     def step(key: Any, state: Any, action: Any) -> tuple[Any, Step]:
-        reward = jnp.where(state[0] > worst, jnp.nan, state[0] * action)
-        return state, Step(state, reward, jnp.ones((), bool), jnp.zeros((), bool))
+        poison = jnp.where(state[0] > worst, jnp.nan, 0.0)
+        reward = state[0] * action + (poison if part == "reward" else 0.0)
+        return state, Step(state + (0.0 if part == "reward" else poison), reward, jnp.ones((), bool), jnp.zeros((), bool))
 
     return time_limit(Env("Fragile-v0", Box.of(0.0, 1.0, (1,)), Discrete(2), reset, step), 1)

@@ -220,6 +220,18 @@ def test_a_single_seed_that_fails_raises(healthy: Any, tmp_path: Path) -> None:
     assert "learning_rate" not in str(caught.value)
 
 
+def test_nan_that_no_parameter_sees_is_an_error_too(healthy: Any, tmp_path: Path) -> None:
+    """The observation after a termination is not bootstrapped from: it would poison a later critic, or nobody."""
+    _, bound, bad, update = healthy
+    line = (
+        rf"^environment Fragile-v0, copy \d, step 1 of its episode [^\n]*update {update + 1} [^\n]*the next observation is \[nan\][^\n]*$"
+    )
+    with pytest.raises(RunError, match=line):
+        pg.train(fragile(bound, "next observation"), pg.reinforce(hidden_sizes=()), seed=bad, out=tmp_path / "run", **FRAGILE)
+    before = pg.train(fragile(2.0), pg.reinforce(hidden_sizes=()), seed=bad, out=False, **(FRAGILE | {"num_steps": 4 * update}))
+    assert leaves_equal(pg.load(tmp_path / "run" / f"policy_{bad}.safetensors"), before.policy)
+
+
 def test_a_learning_rate_that_is_too_large_is_told_as_such() -> None:
     algorithm = pg.reinforce(learning_rate=1e38, optimizer="sgd", hidden_sizes=())
     with pytest.raises(

@@ -30,6 +30,7 @@ from policygrad.spaces import Box, Discrete, Space, from_gymnasium
 
 VECTORIZATIONS = ("auto", "vector", "sync", "async")
 AUTORESETS = ("same-step", "next-step", "disabled")
+_NOTHING = contextlib.nullcontext()
 
 
 class HostStep(NamedTuple):
@@ -92,6 +93,7 @@ class VectorAdapter:
             raise UsageError(f"{env.name}: the vector environment does not say its autoreset_mode; set it in its metadata")
         self.mode = mode if isinstance(mode, AutoresetMode) else AutoresetMode(mode)
         self._seed, self._resets = seed, 0
+        self._has_workers = hasattr(vector, "processes")
         # An environment of vectorised arithmetic takes one seed for all of its rows.
         self._takes_list = hasattr(getattr(vector, "unwrapped", vector), "env_fns")
         self._resetting = np.zeros(self.num_envs, bool)
@@ -179,7 +181,7 @@ class VectorAdapter:
 
     def _quiet(self) -> contextlib.AbstractContextManager[Any]:
         """Where workers run: their tracebacks, which Gymnasium prints as warnings, are not shown; errors carry the last line."""
-        return warnings.catch_warnings(action="ignore") if hasattr(self.vector, "processes") else contextlib.nullcontext()
+        return warnings.catch_warnings(action="ignore") if self._has_workers else _NOTHING
 
     def _observation(self, obs: Any, *batch: int) -> np.ndarray:
         obs = np.asarray(obs)

@@ -34,6 +34,7 @@ OUTPUT_GAIN = 0.01
 def default(
     *,
     hidden_sizes: Sequence[int] | None = None,
+    network: Sequence[int] = (64, 64),
     activation: str = "tanh",
     initialisation: str = "orthogonal",
     sigma: float | Sequence[float] | None = None,
@@ -43,12 +44,13 @@ def default(
 
         observation     hidden_sizes None                               hidden_sizes given
         Discrete        a table: logits, or one mean per state          network over the one-hot state
-        Box             network, (64, 64)                               network over the elements
+        Box             network of the widths `network`                 network over the elements
 
         action Discrete: softmax            action Box: Gaussian
 
     Args:
-        hidden_sizes: widths of the hidden layers; () is a policy linear in the observation.
+        hidden_sizes: widths of the hidden layers, whatever the spaces; () is a policy linear in the observation.
+        network: widths where `hidden_sizes` is None and the observation is a Box.
         activation: a name of `networks.ACTIVATIONS`.
         initialisation: a name of `networks.INITIALISATIONS`; under "orthogonal" hidden layers take the gain √2, the output 0.01.
         sigma: a fixed standard deviation > 0 for Box actions, one or one per element; None learns log σ.
@@ -62,12 +64,12 @@ def default(
     """
     if hidden_sizes is not None:
         return mlp(hidden_sizes, activation=activation, initialisation=initialisation, sigma=sigma, initial_sigma=initial_sigma)
-    network = mlp((64, 64), activation=activation, initialisation=initialisation, sigma=sigma, initial_sigma=initial_sigma)
+    layers = mlp(network, activation=activation, initialisation=initialisation, sigma=sigma, initial_sigma=initial_sigma)
     lookup = linear(initialisation=initialisation, sigma=sigma, initial_sigma=initial_sigma)
 
     def build(key: Key, spec: Spec) -> Policy:
         if isinstance(spec.observation_space, Box):
-            return network(key, spec)
+            return layers(key, spec)
         if isinstance(spec.action_space, Discrete) and sigma is None:
             return table()(key, spec)
         return lookup(key, spec)

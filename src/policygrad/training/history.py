@@ -31,6 +31,11 @@ class History:
         """Of all episodes, in the order of their ends."""
         return np.concatenate([chunk.returns for chunk in self.chunks]) if self.chunks else np.zeros(0)
 
+    @property
+    def ends(self) -> np.ndarray:
+        """All environments' steps at their ends."""
+        return np.concatenate([chunk.ends for chunk in self.chunks]) if self.chunks else np.zeros(0, int)
+
     def tail(self, window: int = SOLVE_WINDOW) -> np.ndarray:
         """The last `window` returns, without joining all of them."""
         parts, have = [], 0
@@ -48,7 +53,7 @@ class History:
         chunks = self.chunks
         result.returns = self.returns
         result.lengths = np.concatenate([chunk.lengths for chunk in chunks])
-        result.ends = np.concatenate([chunk.ends for chunk in chunks])
+        result.ends = self.ends
         result.steps = int(chunks[-1].steps[-1]) if len(chunks[-1].steps) else result.steps
         names = [name for name in chunks[0].metrics if name != "finite"]
         result.metrics = {name: np.concatenate([chunk.metrics[name] for chunk in chunks]) for name in names}

@@ -30,8 +30,13 @@ class RunProgress:
 
     @property
     def returns(self) -> np.ndarray:
-        """Returns of all episodes so far, in the order of their ends."""
+        """Returns of all episodes so far, in the order of their ends: within an update of whole episodes, short ones first."""
         return self.history.returns
+
+    @property
+    def ends(self) -> np.ndarray:
+        """All environments' steps at the ends of those episodes."""
+        return self.history.ends
 
     @property
     def mean_return(self) -> float:
@@ -87,7 +92,7 @@ class Run:
 
     @property
     def returns(self) -> np.ndarray:
-        """The first seed's episode returns in the order of their ends."""
+        """The first seed's episode returns in the order of their ends: within an update of whole episodes, short ones first."""
         return self.seeds[0].returns
 
     @property

@@ -267,7 +267,7 @@ def train(
 
         try:
             draw([run.run_dir], warn=display.warn)
-        except PolicygradError as error:
+        except Exception as error:  # a picture is never worth a trained run
             display.warn(f"no figures: {error}")
     if all(result.error for result in results):
         raise next(result.error for result in results if result.error)
@@ -287,7 +287,7 @@ def _train_seed(
 ) -> None:
     """Runs one seed to its end; fills `result`."""
     episodes, recorder = History(result.seed), Recorder(records, result.seed, session.num_steps)
-    iteration, updates, seconds = 0, callback_every if calls else 1, 0.0
+    iteration, updates, seconds = 0, 1, 0.0
     state = session.runner.start(result.seed, session.init_policy)
     result.policy, result.agent = session.algorithm.policy(state.agent), state.agent
 
@@ -297,7 +297,9 @@ def _train_seed(
     try:
         while int(state.agent.steps) < session.num_steps and not interruption.seen:
             begin, compiled = time.perf_counter(), session.runner.compile_seconds
-            state, chunk, solved = session.runner.advance(state, updates, until)
+            # Never longer than a chunk may take, also where callbacks are rare: Ctrl-C, records and the display wait for it.
+            size = min(updates, callback_every - iteration % callback_every) if calls else updates
+            state, chunk, solved = session.runner.advance(state, size, until)
             took = time.perf_counter() - begin - (session.runner.compile_seconds - compiled)
             seconds += took
             episodes.add(chunk)
@@ -307,12 +309,13 @@ def _train_seed(
             display.update(index, int(chunk.steps[-1]), _mean(episodes.tail()), int(chunk.steps[-1]) / max(seconds, 1e-9))
             if chunk.failure:
                 raise chunk.failure
-            if calls:
+            over = solved or int(state.agent.steps) >= session.num_steps
+            if calls and (over or iteration % callback_every == 0):
                 here = _progress(session, result.seed, iteration, chunk, episodes, state, seconds)
-                stops = [bool(call(here)) for call in calls]  # every callback is called, also after one that stops
-                if any(stops):
+                answers = [call(here) for call in calls]  # every callback is called, also after one that stops
+                if any(isinstance(answer, bool | np.bool_) and answer for answer in answers):
                     break
-            elif took < CHUNK_SECONDS / 2:
+            if took < CHUNK_SECONDS / 2:
                 updates = min(updates * 2, 1 << 14)
             elif took > CHUNK_SECONDS * 2:
                 updates = max(updates // 2, 1)
