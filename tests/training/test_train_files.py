@@ -314,3 +314,17 @@ def test_progress_is_silent_unless_asked_for_and_never_on_stdout(capsys: pytest.
         assert "\x1b" not in told.err
     pg.train("CartPole-v1", pg.reinforce(), num_steps=1, num_envs=2, out=False, figures=False, progress=True)
     assert "CartPole-v1: compiled" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("metrics", "what"),
+    [
+        (lambda agent, rollout: {"return": rollout.reward.mean()}, "named 'return'"),
+        (lambda agent, rollout: {"entropy": rollout.reward.mean()}, "named 'entropy'"),
+        (lambda agent, rollout: {"rewards": rollout.reward}, r"'rewards' of shape \(1, 4\)"),
+    ],
+)
+def test_an_own_metric_that_cannot_be_recorded_is_told_in_one_line(metrics, what, tmp_path) -> None:
+    with pytest.raises(pg.UsageError, match=what):
+        pg.train("Bandit-v0", pg.reinforce(), num_steps=8, num_envs=4, metrics=metrics, out=tmp_path / "run", figures=False)
+    assert not (tmp_path / "run").exists()

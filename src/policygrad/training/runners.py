@@ -26,6 +26,9 @@ from policygrad.types import Agent, Algorithm, Array, Key, PyTree, Rollout, Spec
 UserMetrics = Callable[[Agent, Rollout], dict[str, Array]]
 """A user's own metrics: scalars of the agent before the update and the rollout, computed inside the jitted iteration."""
 
+RESERVED = {"seed", "iteration", "steps", "return", "length", "steps_per_second"}
+"""Names of a record's own columns."""
+
 LOG_ELEMENTS = 2**21
 """A compiled chunk keeps at most so many elements of its episode log: bounds its memory at about 20 MB."""
 
@@ -110,7 +113,13 @@ def _iteration(algorithm: Algorithm, user_metrics: UserMetrics | None) -> Callab
         after = jax.tree.map(lambda new, old: jnp.where(sane, new, old), after, agent)._replace(steps=counted)
         metrics = metrics | {"finite": metrics["finite"] & sane}
         if user_metrics is not None:
-            metrics = metrics | user_metrics(agent, rollout)
+            own = user_metrics(agent, rollout)
+            for name, value in own.items():
+                if name in metrics or name in RESERVED:
+                    raise UsageError(f"metrics: got one named {name!r}, which the record has already; give it another name")
+                if jnp.shape(value) != ():
+                    raise UsageError(f"metrics: got {name!r} of shape {jnp.shape(value)}; a metric must be a scalar, e.g. its mean")
+            metrics = metrics | own
         return after, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
 
     return update
