@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,10 +38,10 @@ class History:
         """All environments' steps at their ends."""
         return np.concatenate([chunk.ends for chunk in self.chunks]) if self.chunks else np.zeros(0, int)
 
-    def tail(self, window: int = SOLVE_WINDOW) -> np.ndarray:
-        """The last `window` returns, without joining all of them."""
+    def tail(self, window: int = SOLVE_WINDOW, later: Sequence[Chunk] = ()) -> np.ndarray:
+        """The last `window` returns, also of chunks that come `later`, without joining all of them."""
         parts, have = [], 0
-        for chunk in reversed(self.chunks):
+        for chunk in chain(reversed(later), reversed(self.chunks)):
             parts.append(chunk.returns)
             have += len(chunk.returns)
             if have >= window:

@@ -45,8 +45,8 @@ class Chunk(NamedTuple):
     failure: RunError | None = None  # what ended the run with the last of these updates
 
 
-Until = Callable[[Chunk], int | None]
-"""Which of a chunk's updates the run should end with, if any."""
+Until = Callable[[Sequence[Chunk], Chunk], int | None]
+"""(chunks before it in this call, a chunk) -> which of the chunk's updates the run should end with, if any."""
 
 
 def joined(chunks: Sequence[Chunk]) -> Chunk:
@@ -191,13 +191,11 @@ class CompiledRunner(_Runner):
         while True:
             wanted = min(updates, self._capacity)
             after, chunk = self._run(state, wanted)
-            last = until(joined([*chunks, chunk])) if until is not None else None
-            if last is not None:
-                last -= sum(len(earlier.steps) for earlier in chunks)
-                if last + 1 < len(chunk.steps):
-                    # The program ran past the end. It is a pure function, so running it again for fewer updates gives
-                    # exactly the state at the end, however fast this machine is.
-                    after, chunk = self._run(state, last + 1)
+            last = until(chunks, chunk) if until is not None else None
+            if last is not None and last + 1 < len(chunk.steps):
+                # The program ran past the end. It is a pure function, so running it again for fewer updates gives
+                # exactly the state at the end, however fast this machine is.
+                after, chunk = self._run(state, last + 1)
             chunks.append(chunk)
             state, updates = after, updates - wanted
             if last is not None or updates == 0 or chunk.failure or len(chunk.steps) < wanted or int(chunk.steps[-1]) >= self.num_steps:
@@ -340,8 +338,8 @@ class HostRunner(_Runner):
                 failure = diverged(self.algorithm, self.env, self.seed, iteration, steps)
             at_update = np.zeros(len(row), np.int64)
             chunk = Chunk(metrics, np.array([steps]), log.returns[row, column], log.lengths[row, column], ends, at_update)
+            stop = until is not None and until(chunks, chunk) is not None
             chunks.append(chunk)
-            stop = until is not None and until(joined(chunks) if len(chunks) > 1 else chunk) is not None
             if stop or failure or steps >= self.num_steps:
                 break
         chunk = joined(chunks)._replace(failure=failure)

@@ -291,9 +291,10 @@ def _train_seed(
     state = session.runner.start(result.seed, session.init_policy)
     result.policy, result.agent = session.algorithm.policy(state.agent), state.agent
 
-    def until(chunk: Chunk) -> int | None:
-        return None if threshold is None else first_solved(episodes.tail(), chunk, threshold)
+    def solved_in(earlier: Sequence[Chunk], chunk: Chunk) -> int | None:
+        return first_solved(episodes.tail(later=earlier), chunk, threshold or 0.0)
 
+    until = None if threshold is None else solved_in
     try:
         while int(state.agent.steps) < session.num_steps and not interruption.seen:
             begin, compiled = time.perf_counter(), session.runner.compile_seconds
