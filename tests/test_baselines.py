@@ -418,3 +418,11 @@ def test_a_mean_over_the_padding_is_seen(monkeypatch: pytest.MonkeyPatch) -> Non
     G = returns_of(episodes())
     got = np.asarray(KINDS["mean"]().centre((), NOBODY, episodes(), ADVANTAGE).advantages)
     assert np.abs(got - (G - G[MASK > 0].mean()) * MASK).max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["mean", "episode-mean"])
+def test_a_mean_over_a_single_step_is_refused(name: str) -> None:
+    """It would leave a gradient of exactly 0, for ever, without a word."""
+    one = jax.tree.map(lambda leaf: leaf[:1, :1], episodes())
+    with pytest.raises(UsageError, match="leaves nothing"):
+        KINDS[name]().centre((), NOBODY, one, partial(reward_to_go, discount=1.0))

@@ -70,9 +70,18 @@ def none() -> Baseline:
 def mean() -> Baseline:
     """The mean of Ψ over all steps of the batch.
 
-    b = Σ mask Ψ / Σ mask
+        b = Σ mask Ψ / Σ mask
+
+    Raises (when the update is traced):
+        UsageError: for batches of a single step, whose mean is all there is.
     """
-    return Baseline(_no_state, _statistic(lambda state, psi, rollout: masked_mean(psi, rollout.mask)), _no_fit)
+
+    def subtract(state: PyTree, psi: Array, rollout: Rollout) -> Array:
+        if psi.size == 1:
+            raise UsageError("baseline: got 'mean' over a single step, which leaves nothing; use more episodes an update, or running-mean")
+        return masked_mean(psi, rollout.mask)
+
+    return Baseline(_no_state, _statistic(subtract), _no_fit)
 
 
 def episode_mean() -> Baseline:

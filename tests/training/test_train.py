@@ -313,7 +313,9 @@ def test_until_solved_and_steps_to_solve_agree_on_the_edge() -> None:
     run = train(env, updates=20, until_solved=True)
     assert (run.result()["steps_to_solve"], run.num_steps) == ([24], 24)  # the twentieth episode ends with the third row of 8
     for every in (1, 4, 1000):  # here it is the first of a chunk, its last, or in its middle
-        run = train(env, num_envs=1, updates=30, until_solved=True, callbacks=lambda p: None, callback_every=every)
+        run = train(
+            env, pg.reinforce(baseline="none"), num_envs=1, updates=30, until_solved=True, callbacks=lambda p: None, callback_every=every
+        )
         assert (run.result()["steps_to_solve"], run.num_steps) == ([20], 20)
 
 
