@@ -27,10 +27,10 @@ def moved_first(rate: float) -> pg.types.Baseline:
     """b ← b + rate (mean(G) − b), then Ψ = G − b: the listing's order. The library's `running_mean` uses b, then moves it."""
     plain = pg.baselines.running_mean(rate)
 
-    def centre(state, params, rollout, advantage):
-        centred = plain.centre(state, params, rollout, advantage)
+    def centre(state, params, rollout, advantage, weights):
+        centred = plain.centre(state, params, rollout, advantage, weights)
         moved, _ = plain.fit(None, state, params, rollout, centred)
-        return plain.centre(moved, params, rollout, advantage)
+        return plain.centre(moved, params, rollout, advantage, weights)
 
     return plain._replace(centre=centre)
 

@@ -23,7 +23,7 @@ from policygrad.gradients import score_function
 from policygrad.policies import default, table, tabular_softmax
 from policygrad.rollout import Collect, compiled_collector, episodes, steps
 from policygrad.spaces import Discrete
-from policygrad.types import Agent, Algorithm, Ascent, Baseline, Centred, Rollout, Spec
+from policygrad.types import Agent, Algorithm, Ascent, Baseline, Centred, Importance, Rollout, Spec
 
 KEY = jax.random.key(0)
 T, B, S, A = 5, 3, 4, 2
@@ -116,7 +116,7 @@ def test_the_gradient_is_that_which_the_update_climbs(name: str, settings: dict[
 def one_step_baseline(calls: list[str]) -> Baseline:
     """Subtracts its state, a number, and adds 10 to it: order shows."""
 
-    def centre(state: Any, params: Any, rollout: Rollout, advantage: Callable) -> Centred:
+    def centre(state: Any, params: Any, rollout: Rollout, advantage: Callable, weights: Any) -> Centred:
         calls.append("centre")
         return Centred((rollout.reward - state) * rollout.mask, rollout.reward, rollout.reward + 100, ())
 
@@ -124,7 +124,7 @@ def one_step_baseline(calls: list[str]) -> Baseline:
         calls.append("fit")
         return state + 10.0, {"told_targets": centred.targets[0, 0], "told_params": params.policy.head.logits[0, 0]}
 
-    return Baseline(lambda key, spec: ((), jnp.asarray(3.0)), centre, fit)
+    return Baseline(lambda key, spec, policy: ((), jnp.asarray(3.0)), centre, fit)
 
 
 def test_an_update_is_weight_then_centre_then_step_then_fit() -> None:
@@ -133,7 +133,7 @@ def test_an_update_is_weight_then_centre_then_step_then_fit() -> None:
 
     def weight(log_ratios: Any, rollout: Rollout) -> Any:
         calls.append("weight")
-        return 2.0 * jnp.exp(log_ratios)
+        return Importance(2.0 * jnp.exp(log_ratios))
 
     def step(key: Any, params: Any, state: Any, batch: Any, progress: Any) -> tuple[Any, Any, dict]:
         calls.append("step")
@@ -159,8 +159,7 @@ def test_an_update_is_weight_then_centre_then_step_then_fit() -> None:
     assert (algorithm.name, algorithm.settings, algorithm.collect) == ("own", {"x": 1}, episodes(B))
     agent, rollout = started(algorithm)._replace(steps=jnp.asarray(25, jnp.int32)), whole_episodes()
     after, metrics = jax.jit(algorithm.update)(KEY, agent, rollout)
-    assert sorted(calls[:2]) == ["centre", "weight"]
-    assert calls[2:] == ["step", "fit"]
+    assert calls == ["weight", "centre", "step", "fit"]
     used = 2.0 / B * ((np.asarray(rollout.reward) - 3.0) * MASK).sum()  # ratios are 1: the data is the uniform policy's
     close(metrics["weighted"], used, 1e-5)
     close(jax.jit(algorithm.gradient)(agent, rollout)[1]["weighted"], used, 1e-5)
@@ -221,7 +220,7 @@ def test_an_estimate_divides_by_trajectories_or_by_rows_times_columns(collect: C
 
 def ratios_of(env: Any, rollout: Rollout, policy: Any, sharp: float) -> np.ndarray:
     """exp(log π(a|o) − the rollout's own log-probability), as the composition computes it for an importance weight."""
-    algorithm = looking(steps(len(rollout.mask)), policy, weight=lambda log_ratios, rollout: jnp.exp(log_ratios))
+    algorithm = looking(steps(len(rollout.mask)), policy, weight=lambda log_ratios, rollout: Importance(jnp.exp(log_ratios)))
     agent = agent_for(algorithm, env, sharp)
     return np.asarray(jax.jit(algorithm.gradient)(agent, rollout)[1]["weights"]) * rollout.mask.size
 
@@ -254,7 +253,7 @@ def test_the_ratio_of_fresh_data_is_1(name: str, sigma: float | None, sharp: flo
 def test_the_ratio_sees_another_policy() -> None:
     """π(a|o) over the probability of the record, and 0 where there is no step."""
     logits = np.random.default_rng(0).normal(size=(S, A))
-    algorithm = looking(episodes(B), weight=lambda log_ratios, rollout: jnp.exp(log_ratios))
+    algorithm = looking(episodes(B), weight=lambda log_ratios, rollout: Importance(jnp.exp(log_ratios)))
     agent = started(algorithm)
     agent = agent._replace(params=agent.params._replace(policy=tabular_softmax(jnp.asarray(logits, jnp.float32))))
     rollout = whole_episodes()
@@ -342,7 +341,8 @@ def test_metrics_are_what_their_names_say() -> None:
 def test_the_variance_with_the_baseline_is_of_what_multiplies_the_score() -> None:
     algorithm, rollout = recipe("reinforce", baseline="episode-mean", discount=0.9), whole_episodes()
     _, metrics = algorithm.update(KEY, started(algorithm), rollout)
-    centred = baselines.episode_mean().centre((), None, rollout, partial(advantages.reward_to_go, discount=0.9)).advantages
+    advantage, state = partial(advantages.reward_to_go, discount=0.9), started(algorithm).baseline
+    centred = baselines.episode_mean().centre(state, None, rollout, advantage, rollout.mask).advantages
     close(metrics["variance_centred"], np.asarray(centred)[MASK > 0].var(), 1e-5)
     assert float(metrics["variance_centred"]) < float(metrics["variance_uncentred"])
 
@@ -441,6 +441,15 @@ def arguments_documented(name: str) -> list[str]:
 NOT_A_NUMBER = float("nan")
 BAD: dict[str, list[Any]] = {
     "discount": [-0.1, 1.5, NOT_A_NUMBER, "0.9", True, None, abs],
+    "discount_gradient": ["no", 1],
+    "advantage": ["gea", 3],
+    "trace": [-0.1, 1.5, NOT_A_NUMBER],
+    "n_step": [0, 2.5, True],
+    "baseline_form": ["leave-one-in", None],
+    "weight": ["per-desicion", None],
+    "weight_limit": [0.0, -1.0, NOT_A_NUMBER],
+    "self_normalize": ["no"],
+    "reuse": [0, 2.5, True],
     "learning_rate": [0.0, -1.0, NOT_A_NUMBER, float("inf"), "0.1", None],
     "learning_rate_decay": ["no"],
     "critic_learning_rate": [0.0, -1.0, NOT_A_NUMBER],
@@ -504,6 +513,54 @@ def test_the_ends_of_a_range_belong_to_it_where_it_says_so(name: str) -> None:
             for value in values:
                 algorithm = RECIPES[name](**{argument: value})
                 assert algorithm.settings[argument] is value
+
+
+CLASHES = [
+    ("reinforce", {"credit": "total-return", "baseline": "episode-mean"}, "baseline"),
+    ("reinforce", {"credit": "total-return", "discount_gradient": True}, "discount_gradient"),
+    ("reinforce", {"credit": "total-return", "weight": "per-decision"}, "weight"),
+    ("reinforce", {"baseline": "value", "baseline_form": "leave-one-out"}, "baseline_form"),
+    ("reinforce", {"baseline": "leave-one-out", "baseline_form": "previous-batch"}, "baseline_form"),
+    ("reinforce", {"reuse": 2}, "weight"),
+    ("reinforce", {"weight_limit": 2.0}, "weight_limit"),
+    ("reinforce", {"self_normalize": True}, "self_normalize"),
+    ("actor_critic", {"reuse": 2}, "weight"),
+    ("actor_critic", {"advantage": "vtrace", "weight": "per-step"}, "weight"),
+    ("actor_critic", {"advantage": "vtrace", "self_normalize": True}, "weight"),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "blamed"), CLASHES, ids=str)
+def test_arguments_that_exclude_each_other_are_one_line(name: str, settings: dict[str, Any], blamed: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        RECIPES[name](**settings)
+    assert str(caught.value).startswith(f"{blamed}: got ")
+    assert "\n" not in str(caught.value)
+
+
+NEW_SLOTS = [
+    ("reinforce", {"baseline": "leave-one-out", "discount_gradient": True}),
+    ("reinforce", {"baseline": "optimal", "baseline_form": "previous-batch", "weight": "trajectory"}),
+    ("reinforce", {"baseline": "value-linear", "weight": "per-decision", "weight_limit": 2.0, "reuse": 2}),
+    ("actor_critic", {"advantage": "gae", "weight": "per-step", "self_normalize": True, "reuse": 2}),
+    ("actor_critic", {"advantage": "n-step", "n_step": 2, "discount_gradient": True}),
+    ("actor_critic", {"advantage": "vtrace", "weight_limit": 1.5, "reuse": 2}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), NEW_SLOTS, ids=str)
+def test_slots_combine(name: str, settings: dict[str, Any]) -> None:
+    """The agent keeps its structure, everything is finite, and only weighted data has an effective sample size."""
+    algorithm = recipe(name, **settings)
+    agent = started(algorithm)
+    after, metrics = algorithm.update(KEY, agent, whole_episodes())
+    assert [(x.shape, x.dtype) for x in jax.tree.leaves(after)] == [(x.shape, x.dtype) for x in jax.tree.leaves(agent)]
+    assert bool(metrics["finite"])
+    assert int(after.steps) == int(MASK.sum())
+    weighted = settings.get("weight", "none") != "none" or settings.get("advantage") == "vtrace"
+    assert ("effective_sample_size" in metrics) == weighted
+    if weighted:
+        assert 0 < float(metrics["effective_sample_size"]) <= 1
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))

@@ -59,6 +59,13 @@ SB3_TAGS = {
     "variance_centred": "train/variance_centred",
     "mean_square_uncentred": "train/mean_square_uncentred",
     "mean_square_centred": "train/mean_square_centred",
+    "effective_sample_size": "train/effective_sample_size",
+    "gradient_variance": "train/gradient_variance",
+    "gradient_signal": "train/gradient_signal",
+    "gradient_snr": "train/gradient_snr",
+    "gradient_noise_scale": "train/gradient_noise_scale",
+    "half_batch_cosine": "train/half_batch_cosine",
+    "exact_cosine": "train/exact_cosine",
 }
 """Our metric's name → TensorBoard tag, Stable-Baselines3's where it has one. Any other metric goes under custom/."""
 

@@ -15,12 +15,14 @@ import numpy as np
 from jax.core import Tracer
 
 from policygrad.ascent import OPTIMIZERS
-from policygrad.baselines import KINDS
+from policygrad.baselines import FORMS, KINDS
 from policygrad.errors import UnknownNameError, UsageError
+from policygrad.gradients.weights import WEIGHTS
 from policygrad.policies.networks import ACTIVATIONS, INITIALISATIONS
 from policygrad.types import Baseline
 
 CREDITS = ("reward-to-go", "total-return")
+ADVANTAGES = ("td", "n-step", "gae", "vtrace")
 
 
 def _number(value: Any) -> bool:
@@ -53,6 +55,12 @@ FUNCTION: Range = (
 
 RANGES: dict[str, Range] = {
     "discount": SHARE,
+    "discount_gradient": SWITCH,
+    "trace": SHARE,
+    "n_step": COUNT,
+    "weight_limit": POSITIVE,
+    "self_normalize": SWITCH,
+    "reuse": COUNT,
     "learning_rate": SCHEDULED_POSITIVE,
     "learning_rate_decay": SWITCH,
     "critic_learning_rate": POSITIVE,
@@ -67,12 +75,15 @@ RANGES: dict[str, Range] = {
     "sigma": POSITIVE,
     "policy": FUNCTION,
 }
-OPTIONAL = {"episodes_per_update", "max_grad_norm", "hidden_sizes", "sigma", "policy"}
+OPTIONAL = {"weight_limit", "episodes_per_update", "max_grad_norm", "hidden_sizes", "sigma", "policy"}
 """Arguments that None turns off."""
 
 CHOICES: dict[str, tuple[Collection[str], Callable[[Any], bool]]] = {
     "baseline": (KINDS, lambda value: isinstance(value, Baseline)),
+    "baseline_form": (FORMS, lambda value: False),
     "credit": (CREDITS, lambda value: False),
+    "advantage": (ADVANTAGES, lambda value: False),
+    "weight": (WEIGHTS, lambda value: False),
     "optimizer": (OPTIMIZERS, lambda value: callable(value) or hasattr(value, "update")),
     "activation": (ACTIVATIONS, lambda value: False),
     "initialisation": (INITIALISATIONS, lambda value: False),

@@ -13,6 +13,7 @@
     G_t         target          reward-to-go, Σ_{k≥t} γ^{k−t} r_k, or a bootstrapped estimate of it   [T, B]
     V(o)        values          the critic's estimate of E[G_t | o_t = o]                   [T, B]
     Ψ_t         advantages      what multiplies ∇ log π(a_t|o_t)                            [T, B]
+    ρ_t         ratios          π_θ(a_t|o_t) / b(a_t|o_t), b the policy that acted          [T, B]
     w_t         weights         whose data it is: importance weight × mask / count          [T, B]
     J(θ)                        the expected discounted return
 
@@ -75,9 +76,17 @@ class Batch(NamedTuple):
     rollout: Rollout
     advantages: Array  # Ψ [T, B], 0 where the mask is 0
     targets: Array  # what a critic should have said [T, B]
-    weights: Array  # w [T, B]: importance weight × mask / (number of trajectories, or T·B)
+    weights: Array  # w [T, B]: importance weight × γ^t if asked for × mask / (number of trajectories, or T·B)
     old: Any  # π's Distribution before the update
     carry: PyTree
+    control: PyTree = ()  # policy-shaped, of mean 0: subtracted from the policy's gradient; () for none
+
+
+class Importance(NamedTuple):
+    """What a weight makes of the log-ratios of a rollout."""
+
+    weights: Array  # [T, B] multiplies the score of step t
+    ratios: Array | None = None  # [T, B] π/b for the advantage, which multiplies with them what it takes from later steps
 
 
 class Centred(NamedTuple):
@@ -87,6 +96,8 @@ class Centred(NamedTuple):
     uncentred: Array  # Ψ before it was subtracted [T, B], for the record of its variance
     targets: Array  # [T, B]
     carry: PyTree
+    control: PyTree = ()  # see `Batch`
+    estimate: PyTree = ()  # what the baseline's `fit` takes over from here
 
 
 class Agent(NamedTuple):
@@ -112,8 +123,8 @@ class Spec:
 class Baseline(NamedTuple):
     """b(o): what is subtracted from Ψ, and what may be bootstrapped from."""
 
-    init: Callable[[Key, Spec], tuple[PyTree, PyTree]]  # -> (critic that climbs with the policy or (), state)
-    centre: Callable[..., Centred]  # (state, params, rollout, advantage) -> Centred
+    init: Callable[[Key, Spec, PyTree], tuple[PyTree, PyTree]]  # (key, spec, policy) -> (critic that climbs with the policy or (), state)
+    centre: Callable[..., Centred]  # (state, params, rollout, advantage, weights) -> Centred
     fit: Callable[..., tuple[PyTree, dict]]  # (key, state, params, rollout, centred) -> (state, info)
 
 
@@ -135,3 +146,4 @@ class Algorithm(NamedTuple):
     policy: Callable[[Agent], Any]  # the acting policy: takes raw observations
     gradient: Callable[[Agent, Rollout], tuple[Params, dict]]
     update: Callable[[Key, Agent, Rollout], tuple[Agent, dict]]
+    contributions: Callable[[Agent, Rollout], Params]  # [n, …]: what each column of the rollout adds to `gradient`

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 import policygrad as pg
+from policygrad.baselines import KINDS
 from policygrad.cli import main
 from policygrad.cli.options import recipe_options
 from policygrad.cli.output import evaluation_text, number, run_text, to_json
 from policygrad.cli.train_request import RUN_OPTIONS, train_request
+from policygrad.envs.finite_worlds import WORLDS
 from policygrad.training.result import Run, SeedResult
 
 RESULT_KEYS = [
@@ -288,16 +290,17 @@ def test_plot_that_cannot_write(capsys, run_dir):
 def test_list(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out
-    for name in ("CartPole-v1*", "Bandit-v0", "Taxi-v4", "reinforce", "actor_critic", "episode-mean"):
+    for name in ("CartPole-v1*", "Bandit-v0", "Taxi-v4", "reinforce", "actor_critic", "episode-mean", "short-corridor"):
         assert name in out
     assert "Blackjack" not in out, "its observation space is not handled"
     assert max(map(len, out.splitlines())) <= 80
-    assert len(out.splitlines()) < 40
+    assert len(out.splitlines()) < 60
     assert main(["list", "--json"]) == 0
     listed = strict(capsys.readouterr().out)
     assert listed["algorithms"]["reinforce"].startswith("REINFORCE")
     assert set(listed["environments"]) == {"compiled", "gymnasium"}
-    assert set(listed["baselines"]) == {"none", "mean", "episode-mean", "running-mean", "value"}
+    assert set(listed["baselines"]) == set(KINDS)
+    assert set(listed["worlds"]) == set(WORLDS)
 
 
 def test_version_and_help(capsys):
@@ -306,8 +309,16 @@ def test_version_and_help(capsys):
     for words in ([], ["--help"], ["-h"], ["help"]):
         assert main(words) == 0
         out = capsys.readouterr().out
-        assert all(command in out for command in ("train", "evaluate", "plot", "list"))
-    for words in ("train -h", "train --help reinforce", "train actor_critic --num-steps x --help", "evaluate -h", "plot -h", "list -h"):
+        assert all(command in out for command in ("train", "evaluate", "plot", "lab", "list"))
+    for words in (
+        "train -h",
+        "train --help reinforce",
+        "train actor_critic --num-steps x --help",
+        "evaluate -h",
+        "plot -h",
+        "lab -h",
+        "list -h",
+    ):
         assert main(words.split()) == 0
         out = capsys.readouterr().out
         assert out.startswith(f"usage: policygrad {words.split()[0]} ")

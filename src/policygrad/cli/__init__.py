@@ -1,8 +1,9 @@
-"""THE COMMAND: `policygrad train | evaluate | plot | list`.
+"""THE COMMAND: `policygrad train | evaluate | plot | lab | list`.
 
 options        a recipe's signature and docstring as flags; words as values
 train_request  the command line and the configuration file of `train`, made into arguments
-commands       the four commands
+commands       the commands, but for `lab`
+lab_command    `lab`: the laboratory's comparison
 output         results on stdout, for people and as JSON
 
 Exit codes: 0 · 2 anything wrong before the first step · 3 a failure after it · 130 after Ctrl-C. Every error is one line
@@ -33,6 +34,7 @@ commands:
   train ALGORITHM         train a policy; keep it, its curves and all records
   evaluate RUN_OR_POLICY  mean return of a trained policy, with its interval
   plot RUN [RUN ...]      draw the figures of runs, or compare runs
+  lab                     hold every estimator against the exact gradient
   list                    environments, algorithms and baselines
 
   --version               show the version

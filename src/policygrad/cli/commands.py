@@ -1,4 +1,4 @@
-"""The four commands. Each takes the words behind its name and returns an exit code."""
+"""The commands; `lab` is in `lab_command`. Each takes the words behind its name and returns an exit code."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from policygrad.cli.lab_command import lab, lab_parser
 from policygrad.cli.options import Option, fitted, make_parser, parse, summary
 from policygrad.cli.output import evaluation_head, evaluation_text, files_text, names_text, run_text, say, table_text, to_json
 from policygrad.cli.train_request import BACKEND, ENV_ARGS, JSON, RUN_OPTIONS, read_file, recipes, train_help, train_request
@@ -236,13 +237,15 @@ def show_list(words: Sequence[str]) -> int:
         raise UsageError(f"unexpected {rest[0]!r}: list takes no words, only --json")
     from policygrad.baselines import KINDS
     from policygrad.envs import compiled_names
+    from policygrad.envs.finite_worlds import WORLDS
 
     compiled, others = compiled_names(), _gymnasium_names()
     algorithms = {name: summary(recipe) for name, recipe in recipes().items()}
     baselines = {name: summary(kind) for name, kind in KINDS.items()}
+    worlds = {name: summary(world) for name, world in WORLDS.items()}
     if options.get("json"):
         environments = {"compiled": list(compiled), "gymnasium": others}
-        say(to_json({"environments": environments, "algorithms": algorithms, "baselines": baselines}))
+        say(to_json({"environments": environments, "algorithms": algorithms, "baselines": baselines, "worlds": worlds}))
         return DONE
     twins = [name + ("*" if name in others else "") for name in compiled]
     parts = [
@@ -250,6 +253,7 @@ def show_list(words: Sequence[str]) -> int:
         names_text("environments of Gymnasium's, beside those", [name for name in others if name not in compiled]),
         table_text("algorithms", algorithms),
         table_text("baselines of reinforce", baselines),
+        table_text("finite MDPs of the laboratory", worlds),
     ]
     say("\n\n".join(parts))
     return DONE
@@ -257,7 +261,8 @@ def show_list(words: Sequence[str]) -> int:
 
 def list_parser() -> Any:
     """The parser of `list`."""
-    return make_parser("policygrad list [--json]", "Lists environments, algorithms and baselines.", {"flags": LIST_OPTIONS.values()})
+    what = "Lists environments, algorithms, baselines and finite MDPs."
+    return make_parser("policygrad list [--json]", what, {"flags": LIST_OPTIONS.values()})
 
 
 def _gymnasium_names() -> list[str]:
@@ -283,6 +288,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], Callable[[Sequence[str
     "train": (train, train_help),
     "evaluate": (evaluate, lambda words: evaluate_parser().format_help()),
     "plot": (plot, lambda words: plot_parser().format_help()),
+    "lab": (lab, lambda words: lab_parser().format_help()),
     "list": (show_list, lambda words: list_parser().format_help()),
 }
 """Each command and its help."""

@@ -25,6 +25,9 @@ from typing import Any, Literal, NoReturn
 from policygrad.errors import UnknownNameError, UsageError
 
 NUMBERS = {int: "a whole number", float: "a number"}
+MANY_WORDS = "NAME"
+"""Stands for words that would be longer than a line of the help; the text then lists them."""
+LINE = 60
 
 
 @dataclass(frozen=True)
@@ -225,6 +228,8 @@ def _add(group: Any, option: Option) -> None:
     # a range is no place for a line break
     text = re.sub(r"(?<=[<>≤≥,]) (?=\d)", "\u00a0", option.help.rstrip(".").replace("%", "%%"))
     shown = _default(option)
+    if option.words and _metavar(option) == MANY_WORDS:
+        text += f" (one of {', '.join(option.words)})"
     if shown:
         text += f" (default: {shown})"
     settings: dict[str, Any] = {"dest": option.name, "help": text, "default": argparse.SUPPRESS}
@@ -243,6 +248,7 @@ def _add(group: Any, option: Option) -> None:
 
 def _metavar(option: Option) -> str:
     words = "{" + ",".join(option.words) + "}" if option.words else ""
+    words = MANY_WORDS if len(words) > LINE else words
     return option.metavar or words or {int: "N", float: "X", str: "NAME", dict: "NAME=VALUE"}[option.kind or str]
 
 

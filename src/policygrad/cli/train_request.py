@@ -40,13 +40,14 @@ RUN_OPTIONS = {
         Option("vectorization", None, "how Gymnasium's environments run side by side", VECTORIZATIONS, default="auto"),
         Option("out", str, "the run directory, new or empty; default is runs/ENV/ALGORITHM/TIME", metavar="DIR", optional=True),
         Option("init", str, "a policy file to start from", metavar="FILE", optional=True),
+        Option("diagnostics", bool, "record the variance, signal-to-noise ratio and direction of each update's gradient", default=False),
         Option("until_solved", bool, "stop a seed once the mean of its last 20 returns reaches the reward threshold", default=False),
         Option("config", str, "a JSON or TOML file of these names, or config.json of a run; flags override it", metavar="FILE"),
         JSON,
         Option("plain", bool, "progress as plain lines, without a bar"),
     )
 }
-TAKEN_FROM_RUNS = ("env", "env_args", "num_steps", "num_envs", "seeds", "backend", "vectorization")
+TAKEN_FROM_RUNS = ("env", "env_args", "num_steps", "num_envs", "seeds", "backend", "vectorization", "diagnostics")
 """What a run's own config.json gives a new run, beside the settings of its algorithm."""
 
 USAGE = "policygrad train {} --env ID --num-steps N [options]"

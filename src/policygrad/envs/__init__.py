@@ -3,14 +3,33 @@
 base               the contract of a compiled environment; the time limit as a combinator
 classic_control    CartPole, Acrobot, MountainCar, Pendulum in JAX, twins of Gymnasium's
 small_worlds       bandit, corridor, rock-paper-scissors, target: tasks whose best value is known exactly
+finite             MDPs in tables, Gymnasium's included: every probability is known, so that exact answers exist
+finite_worlds      small ones with a name, each for one thing that it shows
+lqr                the linear-quadratic regulator: the continuous task with exact answers
+checks             what environments made of numbers ask of their arguments
 registry           names of compiled environments, the user's own included
 gymnasium_adapter  ids, functions, environments and vectors of Gymnasium's, in all three autoreset modes
 make               the one call
 """
 
 from policygrad.envs.base import Env, time_limit
+from policygrad.envs.finite import FiniteMDP
+from policygrad.envs.finite_worlds import finite_world
 from policygrad.envs.gymnasium_adapter import GymnasiumEnv
+from policygrad.envs.lqr import LQR
 from policygrad.envs.make import AnyEnv, has_gymnasium, make
 from policygrad.envs.registry import compiled_names, register
 
-__all__ = ["AnyEnv", "Env", "GymnasiumEnv", "compiled_names", "has_gymnasium", "make", "register", "time_limit"]
+__all__ = [
+    "LQR",
+    "AnyEnv",
+    "Env",
+    "FiniteMDP",
+    "GymnasiumEnv",
+    "compiled_names",
+    "finite_world",
+    "has_gymnasium",
+    "make",
+    "register",
+    "time_limit",
+]

@@ -38,8 +38,13 @@ class Env:
 def time_limit(env: Env, limit: int) -> Env:
     """Truncates the episodes of `env` after `limit` steps.
 
-    An episode that terminates at the very last step is both terminated and truncated; `terminated` wins downstream.
+    An episode that terminates at the very last step is both terminated and truncated; `terminated` wins downstream. Of two
+    limits the shorter holds.
     """
+    limit = limit if env.time_limit is None else min(limit, env.time_limit)
+    changed = getattr(env, "replace", None)
+    if changed is not None:  # environments that are given by their tables stay what they are: the oracle reads them
+        return changed(time_limit=limit)
 
     def reset(key: Key) -> tuple[Any, Array]:
         state, obs = env.reset(key)

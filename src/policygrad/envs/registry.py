@@ -1,7 +1,7 @@
 """The table of compiled environments: names on the left, factories on the right.
 
-`compiled("CartPole-v1")` makes one. A name of Gymnasium's stands for its twin here; "Bandit-v0", "Corridor-v0",
-"RockPaperScissors-v0" and "Target-v0" exist only compiled. `register` adds an environment of the user's own.
+`compiled("CartPole-v1")` makes one. A name of Gymnasium's stands for its twin here; the others ("Bandit-v0", "Fork-v0",
+"LQR-v0", …) exist only compiled. `register` adds an environment of the user's own.
 
     >>> compiled("CartPole-v1").time_limit
     500
@@ -11,13 +11,28 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
 
-from policygrad.envs import classic_control, small_worlds
+from policygrad.envs import classic_control, finite_worlds, small_worlds
 from policygrad.envs.base import Env
+from policygrad.envs.finite import FiniteMDP
+from policygrad.envs.lqr import lqr
 from policygrad.errors import UnknownNameError, UsageError
+
+
+def _world(id: str, factory: Callable[..., FiniteMDP], **limit: int) -> Callable[..., Env]:
+    """A finite world under an environment's id, with a time limit where it has none: whole episodes need one."""
+    limited = functools.partial(factory, **limit)
+
+    @functools.wraps(limited)
+    def make(**kwargs: Any) -> Env:
+        return limited(**kwargs).replace(name=id)
+
+    return make
+
 
 _factories: dict[str, Callable[..., Env]] = {
     "CartPole-v1": classic_control.cartpole,
@@ -29,6 +44,10 @@ _factories: dict[str, Callable[..., Env]] = {
     "Corridor-v0": small_worlds.corridor,
     "RockPaperScissors-v0": small_worlds.rock_paper_scissors,
     "Target-v0": small_worlds.target,
+    "Fork-v0": _world("Fork-v0", finite_worlds.fork),
+    "AliasedGrid-v0": _world("AliasedGrid-v0", finite_worlds.aliased_grid, time_limit=50),
+    "RareReward-v0": _world("RareReward-v0", finite_worlds.rare_reward),
+    "LQR-v0": lqr,
 }
 
 

@@ -2,11 +2,44 @@
 
 score_function  autodiff of the pseudo-loss Σ w Ψ log π
 accumulate      a large batch in parts that fit the cache
-weights         importance weights w; here the on-policy one
+contributions   what each trajectory adds
+weights         importance weights w
+off_policy      the same weights for J itself, from another policy's episodes
 """
 
 from policygrad.gradients.accumulate import accumulated
+from policygrad.gradients.contributions import contributions
+from policygrad.gradients.off_policy import OffPolicyValue, off_policy_value
 from policygrad.gradients.score_function import policy_loss, pseudo_loss, score_function
-from policygrad.gradients.weights import on_policy
+from policygrad.gradients.weights import (
+    WEIGHTS,
+    LogWeight,
+    effective_sample_size,
+    on_policy,
+    per_decision,
+    per_step,
+    self_normalised,
+    trajectory,
+    truncated,
+    vtrace,
+)
 
-__all__ = ["accumulated", "on_policy", "policy_loss", "pseudo_loss", "score_function"]
+__all__ = [
+    "WEIGHTS",
+    "LogWeight",
+    "OffPolicyValue",
+    "accumulated",
+    "contributions",
+    "effective_sample_size",
+    "off_policy_value",
+    "on_policy",
+    "per_decision",
+    "per_step",
+    "policy_loss",
+    "pseudo_loss",
+    "score_function",
+    "self_normalised",
+    "trajectory",
+    "truncated",
+    "vtrace",
+]

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from policygrad.gradients.score_function import without_control
 from policygrad.types import Array, Batch, Params
 
 PART = 512
@@ -35,17 +36,14 @@ def accumulated(gradient: Callable[..., tuple[Params, dict]], part: int = PART) 
         if rows <= size or jax.tree.leaves(batch.carry):
             return gradient(params, batch, progress)
 
+        control, batch = batch.control, batch._replace(control=())  # of the whole batch, so it is subtracted once
         valid_rows = jnp.sum(batch.rollout.mask, axis=1)
         used = jnp.max(jnp.where(valid_rows > 0, jnp.arange(1, rows + 1), 0))
 
         def of_part(index: Array) -> tuple[Params, dict, Array]:
-            # The last part begins early enough to be whole; rows that the part before has seen weigh nothing.
-            start = jnp.minimum(index * size, rows - size)
-            piece = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), batch)
-            fresh = ((start + jnp.arange(size)) >= index * size).astype(piece.weights.dtype)[:, None]
-            rollout = piece.rollout._replace(mask=piece.rollout.mask * fresh)
-            gradients, info = gradient(params, piece._replace(rollout=rollout, weights=piece.weights * fresh), progress)
-            return gradients, info, jnp.sum(rollout.mask)
+            piece = part_of(batch, index, size)
+            gradients, info = gradient(params, piece, progress)
+            return gradients, info, jnp.sum(piece.rollout.mask)
 
         def add(loop: Any) -> Any:
             index, total, infos = loop
@@ -58,6 +56,16 @@ def accumulated(gradient: Callable[..., tuple[Params, dict]], part: int = PART) 
         start = (jnp.zeros((), jnp.int32), *zeros)
         _, total, infos = jax.lax.while_loop(lambda loop: loop[0] * size < used, add, start)
         steps = jnp.maximum(jnp.sum(batch.rollout.mask), 1)
-        return total, jax.tree.map(lambda value: value / steps, infos)
+        return without_control(total, control), jax.tree.map(lambda value: value / steps, infos)
 
     return accumulate
+
+
+def part_of(batch: Batch, index: Array, size: int) -> Batch:
+    """Rows `index`·size … of a batch without control. The last part begins early enough to be whole; rows that the part before
+    has seen weigh nothing in it."""
+    start = jnp.minimum(index * size, batch.weights.shape[0] - size)
+    piece = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), batch)
+    fresh = ((start + jnp.arange(size)) >= index * size).astype(piece.weights.dtype)[:, None]
+    rollout = piece.rollout._replace(mask=piece.rollout.mask * fresh)
+    return piece._replace(rollout=rollout, weights=piece.weights * fresh)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from policygrad.errors import UsageError
-from policygrad.types import Array, Batch, Params
+from policygrad.types import Array, Batch, Params, PyTree
 
 
 def pseudo_loss(log_prob: Array, advantages: Array, weights: Array | float = 1.0) -> Array:
@@ -72,11 +72,21 @@ def policy_loss(entropy_bonus: float | Callable[[Array], Array] = 0.0) -> Callab
 
 
 def score_function(entropy_bonus: float | Callable[[Array], Array] = 0.0) -> Callable[..., tuple[Params, dict]]:
-    """Gradient = (params, batch, progress) -> (estimate of ∇J, info): autodiff of `policy_loss`, sign turned to ascend."""
+    """Gradient = (params, batch, progress) -> (estimate of ∇J, info): autodiff of `policy_loss`, sign turned to ascend.
+
+    ∇J ≈ Σ_t w_t [ ∇ log π(a_t|o_t) Ψ_t + β ∇H(π(·|o_t)) ] − batch.control
+    """
     loss = policy_loss(entropy_bonus)
 
     def gradient(params: Params, batch: Batch, progress: Array) -> tuple[Params, dict]:
         descent, info = jax.grad(loss, has_aux=True)(params, batch, progress)
-        return jax.tree.map(jnp.negative, descent), info
+        return without_control(jax.tree.map(jnp.negative, descent), batch.control), info
 
     return gradient
+
+
+def without_control(gradient: Params, control: PyTree) -> Params:
+    """The gradient minus a baseline's control variate, if it has one."""
+    if not jax.tree.leaves(control):
+        return gradient
+    return gradient._replace(policy=jax.tree.map(jnp.subtract, gradient.policy, control))

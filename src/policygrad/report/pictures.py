@@ -34,12 +34,13 @@ def figures(
 ) -> list[Path]:
     """Draw a run, or compare several.
 
-    returns.png         does it learn? Return per episode, moving average, band over seeds, the threshold
-    performance.png     does it climb? V(s₀), the performance measure J(θ)
-    gradient_norm.png   how large are its steps' directions?
-    variance.png        how much do the weights Ψ vary, without and with the baseline?
-    mean_square.png     what does the baseline buy? E[Ψ²] without and with it: the gradient's variance grows with that
-    policy_heatmap.png  what did it learn? π(a|s), where the run left a policy_table.json
+    returns.png           does it learn? Return per episode, moving average, band over seeds, the threshold
+    performance.png       does it climb? V(s₀), the performance measure J(θ)
+    gradient_norm.png     how large are its steps' directions?
+    variance.png          how much do the weights Ψ vary, without and with the baseline?
+    mean_square.png       what does the baseline buy? E[Ψ²] without and with it: the gradient's variance grows with that
+    gradient_quality.png  how good is the gradient? Signal-to-noise ratio and cosines, of runs with diagnostics
+    policy_heatmap.png    what did it learn? π(a|s), where the run left a policy_table.json
 
     Args:
         run_dirs: run directories; one path is one run.
@@ -66,6 +67,7 @@ def figures(
         ("gradient_norm.png", _gradient_norm),
         ("variance.png", _variance),
         ("mean_square.png", _mean_square),
+        ("gradient_quality.png", _gradient_quality),
         ("policy_heatmap.png", _policy_heatmap),
     ):
         path = Path(out_dir) / name
@@ -158,6 +160,36 @@ def _with_and_without(runs: Sequence[RunRecords], path: Path, quantity: str, tit
         _finish(axes[0], styled, label)
     if not style.logarithmic_if_wide(axes[0], both):
         axes[0].set_ylim(bottom=0.0)
+    style.save(figure, path)
+    return True
+
+
+_QUALITY = {
+    "gradient_snr": ("signal-to-noise ratio", "|E g|² / tr Cov g, estimated"),
+    "half_batch_cosine": ("between halves of the batch", "cosine"),
+    "exact_cosine": ("to the exact gradient ∇J", "cosine"),
+}
+"""Metric → name of its panel, label of its y axis."""
+
+
+def _gradient_quality(runs: Sequence[RunRecords], path: Path) -> bool:
+    drawn = {name: _curves(runs, [_metric(run, name) for run in runs], _update_window) for name in _QUALITY}
+    panels = {name: curves for name, curves in drawn.items() if curves}
+    if not panels:
+        return False
+    first = next(iter(panels.values()))
+    what, width = _smoothing(first, "updates"), 2.4 + 3.6 * len(panels)
+    figure, axes = style.canvas("How good is the gradient?", _subtitle(runs, first, what), len(panels), width=width, common=False)
+    handles: list[Any] = []
+    for ax, (name, curves) in zip(axes, panels.items(), strict=True):
+        found = _draw(ax, curves, what, dots="one update")
+        handles = found if len(found) > len(handles) else handles
+        title, label = _QUALITY[name]
+        style.name_panel(ax, title)
+        _finish(ax, curves, label)
+        if name.endswith("cosine"):
+            ax.set_ylim(-1.05, 1.05)
+    style.legend(axes[0], handles, width=width)
     style.save(figure, path)
     return True
 

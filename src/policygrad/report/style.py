@@ -25,8 +25,10 @@ MAX_POINTS = 2_000
 """Points of a drawn line: more than the picture has columns."""
 
 
-def canvas(title: str, subtitle: str, panels: int = 1, width: float = 7.2, height: float = 4.4) -> tuple[Any, list[Any]]:
-    """A figure and its axes, side by side with a common y axis, in matplotlib's object-oriented interface.
+def canvas(
+    title: str, subtitle: str, panels: int = 1, width: float = 7.2, height: float = 4.4, common: bool = True
+) -> tuple[Any, list[Any]]:
+    """A figure and its axes, side by side, in matplotlib's object-oriented interface.
 
     No pyplot: its figures are global state, and it must not be used off the main thread.
 
@@ -36,13 +38,14 @@ def canvas(title: str, subtitle: str, panels: int = 1, width: float = 7.2, heigh
         panels: axes side by side.
         width: inches.
         height: inches.
+        common: whether the panels share their y axis.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = list(np.atleast_1d(figure.subplots(1, panels, sharey=True)))
+    axes = list(np.atleast_1d(figure.subplots(1, panels, sharey=common)))
     for ax in axes:
         for side in ("top", "right"):
             ax.spines[side].set_visible(False)

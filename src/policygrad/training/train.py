@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import numpy as np
 
 from policygrad import policies
 from policygrad._version import __version__
-from policygrad.envs import AnyEnv, Env, has_gymnasium, make
+from policygrad.diagnostics import diagnosed
+from policygrad.envs import LQR, AnyEnv, Env, FiniteMDP, has_gymnasium, make
 from policygrad.errors import PolicygradError, RunError, UsageError
 from policygrad.records import Records, default_run_dir
 from policygrad.spaces import Discrete
@@ -26,10 +28,13 @@ from policygrad.training.history import History, Recorder, first_solved
 from policygrad.training.progress import Progress, choose_mode
 from policygrad.training.result import Run, RunProgress, SeedResult
 from policygrad.training.runners import Chunk, CompiledRunner, HostRunner, RunState, UserMetrics, initial_agent, spec_of
-from policygrad.types import Algorithm
+from policygrad.types import Algorithm, PyTree, Spec
 
 CHUNK_SECONDS = 0.25
 """How long a chunk of iterations should take: progress and records between chunks then cost well under 1 %."""
+
+LEAST_SAMPLE = 0.1
+"""Importance weights that leave a smaller share of the sample are warned about: the estimate then hangs on a few steps."""
 
 Callback = Callable[["RunProgress"], bool | None]
 
@@ -64,10 +69,21 @@ class _Session:
     """The settings of a run, checked; and one runner for all of its seeds."""
 
     def __init__(
-        self, env: Any, algorithm: Algorithm, num_steps: int, num_envs: int | None, backend: str, init: Any, metrics: Any, env_options: dict
+        self,
+        env: Any,
+        algorithm: Algorithm,
+        num_steps: int,
+        num_envs: int | None,
+        backend: str,
+        init: Any,
+        metrics: Any,
+        diagnostics: bool,
+        env_options: dict,
     ):
         if not isinstance(algorithm, Algorithm):
             raise UsageError(f"algorithm: got {type(algorithm).__name__}; pass what a recipe returns, e.g. policygrad.reinforce()")
+        if not isinstance(diagnostics, bool):
+            raise UsageError(f"diagnostics: got {diagnostics!r}; it must be True or False")
         self.num_steps = _count("num_steps", num_steps)
         self.env: AnyEnv = make(env, backend, **env_options)
         self.algorithm = algorithm
@@ -84,8 +100,26 @@ class _Session:
             initial_agent(algorithm, spec, jax.random.key(0), 1, self.init_policy)
         else:
             jax.eval_shape(lambda key: algorithm.init(key, spec), jax.random.key(0))  # wrong spaces fail here, uncompiled
+        self.diagnostics, self.remark = diagnostics, ""
+        if diagnostics:
+            exact, self.remark = _exact_gradient(self.env, algorithm, spec)
+            self.algorithm = diagnosed(algorithm, exact)
         runner = CompiledRunner if isinstance(self.env, Env) else HostRunner
-        self.runner: CompiledRunner | HostRunner = runner(self.env, algorithm, self.num_envs, self.num_steps, metrics)  # type: ignore[arg-type]
+        self.runner: CompiledRunner | HostRunner = runner(self.env, self.algorithm, self.num_envs, self.num_steps, metrics)  # type: ignore[arg-type]
+
+
+def _exact_gradient(env: AnyEnv, algorithm: Algorithm, spec: Spec) -> tuple[Callable[[PyTree], PyTree] | None, str]:
+    """policy -> ∇J of an environment that is known exactly, by its own discount and with γ^t; or why there is none."""
+    if not isinstance(env, FiniteMDP | LQR):
+        return None, ""
+    from policygrad.oracle import policy_gradient
+
+    exact = partial(policy_gradient, env)
+    try:
+        jax.eval_shape(lambda key: exact(algorithm.init(key, spec).params.policy), jax.random.key(0))
+    except UsageError as error:  # of episodes that may never end, or of a policy that the oracle cannot read
+        return None, f"diagnostics without exact_cosine: {error}"
+    return exact, ""
 
 
 def iterate(
@@ -101,6 +135,7 @@ def iterate(
     vectorization: str = "auto",
     init: Any = None,
     metrics: UserMetrics | None = None,
+    diagnostics: bool = False,
     every: int = 1,
 ) -> Iterator[RunProgress]:
     """Trains one seed as a generator: yields after every `every` updates, writes nothing, stops when you stop.
@@ -124,7 +159,7 @@ def iterate(
     """
     options = {"env_args": env_args, "wrappers": wrappers, "vectorization": vectorization}
     (seed,) = _seed_list(seed, None)
-    session = _Session(env, algorithm, num_steps, num_envs, backend, init, metrics, options)
+    session = _Session(env, algorithm, num_steps, num_envs, backend, init, metrics, diagnostics, options)
     every = _count("every", every)
     try:
         episodes, iteration, seconds = History(seed), 0, 0.0
@@ -177,6 +212,7 @@ def train(
     callbacks: Callback | Sequence[Callback] = (),
     callback_every: int = 1,
     metrics: UserMetrics | None = None,
+    diagnostics: bool = False,
     figures: bool = True,
     progress: str | bool = False,
     on_result: Callable[[Run], None] | None = None,
@@ -199,6 +235,10 @@ def train(
         callbacks: functions of a `RunProgress`, called after every `callback_every` updates; one that returns True stops the seed.
         callback_every: ≥ 1. Larger is faster in the compiled loop.
         metrics: your own: (agent before the update, rollout) -> dict of scalars, computed inside the jitted iteration and recorded.
+        diagnostics: record how good each update's gradient is, before clipping: the metrics of `diagnostics.gradient_statistics`. On
+            a `FiniteMDP` (or an `LQR` with a linear Gaussian policy) `exact_cosine` too, the cosine to the gradient ∇J of the
+            environment's own objective: with its discount, which is not the recipe's, and with γ^t, which recipes leave out, so
+            it may stay below 1 however large the batch. Costs about one more gradient an update; the run itself stays the same.
         figures: draw the figures into the run directory at the end.
         progress: False for silence, "bar", "plain", or True for a bar on a terminal and plain lines elsewhere; on stderr.
         on_result: called with the `Run` when it is done and saved, before figures are drawn.
@@ -215,7 +255,7 @@ def train(
     chosen = _seed_list(seed, seeds)
     calls = [callbacks] if callable(callbacks) else list(callbacks)
     callback_every = _count("callback_every", callback_every)
-    session = _Session(env, algorithm, num_steps, num_envs, backend, init, metrics, options)
+    session = _Session(env, algorithm, num_steps, num_envs, backend, init, metrics, diagnostics, options)
     threshold = session.env.reward_threshold
     if until_solved and threshold is None:
         raise UsageError(f"until_solved: {session.env.name} has no reward threshold; leave it out, or stop with a callback")
@@ -241,12 +281,15 @@ def train(
         with display, _Interruption() as interruption:
             if isinstance(session.env, Env) and isinstance(env, str) and backend == "auto" and has_gymnasium(env):
                 display.message(f"{env}: compiled environment (JAX), the twin of Gymnasium's; backend gymnasium runs that one")
+            if session.remark:
+                display.warn(session.remark)
+            sample = _SampleSize(display.warn)
             for index, result in enumerate(results):
                 if interruption.seen:
                     break
                 try:
                     goal = threshold if until_solved else None
-                    _train_seed(session, result, index, records, display, interruption, calls, callback_every, goal)
+                    _train_seed(session, result, index, records, display, sample, interruption, calls, callback_every, goal)
                 except RunError as error:
                     result.error = error
                     if len(chosen) > 1:  # of a single seed it is the error that this call ends with
@@ -280,6 +323,7 @@ def _train_seed(
     index: int,
     records: Records,
     display: Progress,
+    sample: _SampleSize,
     interruption: _Interruption,
     calls: list[Callback],
     callback_every: int,
@@ -297,7 +341,7 @@ def _train_seed(
     until = None if threshold is None else solved_in
     try:
         while int(state.agent.steps) < session.num_steps and not interruption.seen:
-            begin, compiled = time.perf_counter(), session.runner.compile_seconds
+            begin, compiled, before = time.perf_counter(), session.runner.compile_seconds, int(state.agent.steps)
             # Never longer than a chunk may take, also where callbacks are rare: Ctrl-C, records and the display wait for it.
             size = min(updates, callback_every - iteration % callback_every) if calls else updates
             state, chunk, solved = session.runner.advance(state, size, until)
@@ -307,6 +351,7 @@ def _train_seed(
             iteration += len(chunk.steps)
             result.policy, result.agent = session.algorithm.policy(state.agent), state.agent
             recorder.add(chunk, iteration, took)
+            sample.check(chunk, result.seed, iteration, before)
             display.update(index, int(chunk.steps[-1]), _mean(episodes.tail()), int(chunk.steps[-1]) / max(seconds, 1e-9))
             if chunk.failure:
                 raise chunk.failure
@@ -328,6 +373,28 @@ def _train_seed(
 
 def _mean(values: np.ndarray) -> float | None:
     return float(np.mean(values)) if len(values) else None
+
+
+class _SampleSize:
+    """Warns, once in a run, of importance weights that leave little of the sample."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn, self._warned = warn, False
+
+    def check(self, chunk: Chunk, seed: int, iteration: int, before: int) -> None:
+        """Looks at a chunk that ends with update `iteration` and began after `before` steps."""
+        shares = chunk.metrics.get("effective_sample_size")
+        if self._warned or shares is None:
+            return
+        taken = np.diff(chunk.steps, prepend=before) > 0  # a row of resets has no sample to leave anything of
+        low = np.flatnonzero((shares < LEAST_SAMPLE) & taken)
+        if len(low):
+            self._warned = True
+            self._warn(
+                f"the importance weights leave {100 * shares[low[0]]:.2g} % of the sample (effective_sample_size) in update"
+                f" {iteration - len(shares) + 1 + low[0]} of seed {seed}: the policy is too far from the one that acted;"
+                " try less reuse, a smaller learning_rate or a weight_limit"
+            )
 
 
 class _Interruption:
@@ -370,6 +437,7 @@ def _configuration(session: _Session, seeds: list[int], env_args: dict[str, Any]
         "num_steps": session.num_steps,
         "num_envs": session.num_envs,
         "seeds": seeds,
+        "diagnostics": session.diagnostics,
         "reward_threshold": env.reward_threshold,
         "time_limit": env.time_limit,
         "observation_space": str(env.observation_space),

@@ -1,0 +1,46 @@
+"""What environments made of numbers ask of their arguments; what is wrong is one line."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from policygrad.errors import UsageError
+
+
+def numbers(what: str, values: Any) -> np.ndarray:
+    """A float64 copy."""
+    try:
+        return np.array(values, np.float64)
+    except (TypeError, ValueError):
+        raise UsageError(f"{what}: got {type(values).__name__} that is no array of numbers; give nested lists of equal lengths") from None
+
+
+def frozen(array: np.ndarray) -> np.ndarray:
+    """The array, read-only from now on."""
+    array.flags.writeable = False
+    return array
+
+
+def at(what: str, index: Any) -> str:
+    """An entry's name: "rewards[0, 2]"."""
+    return f"{what}[{', '.join(map(str, index))}]"
+
+
+def discount(value: Any) -> float:
+    """γ in [0, 1]."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and 0 <= value <= 1):
+        raise UsageError(f"discount: got {value!r}; it must be a number in [0, 1]")
+    return float(value)
+
+
+def time_limit(value: Any) -> int | None:
+    """A number of steps, or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise UsageError(f"time_limit: got {value!r}; it must be a whole number of at least 1, or None for no limit")
+    return int(value)
