@@ -20,7 +20,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install demo test lint bench nightly clean
+.PHONY: help install demo test lint bench docs nightly clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -33,8 +33,8 @@ demo: $(VENV)/.installed  ## train a policy on CartPole-v1, with its curves as p
 test: $(VENV)/.installed-dev  ## the tests (ARGS="-k name" for some, WORKERS=0 for one process)
 	@$(PY) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
-nightly: $(VENV)/.installed-dev  ## all tests, those that take minutes included, with more examples each
-	@$(PY) -m pytest -n $(WORKERS) --dist worksteal -m "nightly or not nightly" --hypothesis-profile nightly $(ARGS)
+nightly: $(VENV)/.installed-dev  ## all tests, those that take minutes included; a summary in docs/nightly.md
+	@$(PY) benchmarks/nightly.py -n $(WORKERS) $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## style, format and types
 	@bad=0; \
@@ -45,6 +45,9 @@ lint: $(VENV)/.installed-dev  ## style, format and types
 
 bench: $(VENV)/.installed  ## the benchmarks' table
 	@$(PY) benchmarks/bench.py $(ARGS)
+
+docs: $(VENV)/.installed  ## the tables of docs/estimators.md, computed anew
+	@$(PY) docs/generate.py $(ARGS)
 
 clean:  ## remove .venv, caches, runs and figures
 	rm -rf $(VENV) .cache .hypothesis .pytest_cache .ruff_cache build dist runs figures

@@ -135,7 +135,7 @@ def test_an_update_is_weight_then_centre_then_step_then_fit() -> None:
         calls.append("weight")
         return Importance(2.0 * jnp.exp(log_ratios))
 
-    def step(key: Any, params: Any, state: Any, batch: Any, progress: Any) -> tuple[Any, Any, dict]:
+    def step(key: Any, params: Any, state: Any, batch: Any, progress: Any, refresh: Any) -> tuple[Any, Any, dict]:
         calls.append("step")
         moved = jax.tree.map(lambda leaf: leaf + 1.0, params)
         return moved, state + 1.0, {"weighted": jnp.sum(batch.weights * batch.advantages), "progress": progress}
@@ -171,15 +171,19 @@ def test_an_update_is_weight_then_centre_then_step_then_fit() -> None:
     close(change(after, agent), np.ones(S * A))
 
 
+PROXIMAL = {"ppo", "ppo_kl"}
+JOINT = {"a2c", *PROXIMAL}
+
+
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_an_agent_is_one_pytree_that_keeps_its_shape(name: str) -> None:
-    algorithm = recipe(name)
+    algorithm = recipe(name, **({"minibatches": 5} if name in PROXIMAL else {}))
     agent = started(algorithm)
     after, _ = algorithm.update(KEY, agent, whole_episodes())
     assert jax.tree.structure(after) == jax.tree.structure(agent)
     assert [(x.shape, x.dtype) for x in jax.tree.leaves(after)] == [(x.shape, x.dtype) for x in jax.tree.leaves(agent)]
     assert algorithm.policy(agent) is agent.params.policy
-    assert agent.params.critic == ()
+    assert (agent.params.critic != ()) == (name in JOINT), "whether policy and critic climb together"
 
 
 def test_policy_and_critic_start_from_different_keys() -> None:
@@ -390,7 +394,11 @@ def test_a_baseline_or_optimiser_that_is_not_finite_counts_too(part: str) -> Non
         ascent=Ascent(
             lambda params: jnp.ones(()),
             lambda params, batch, progress: (params, {}),
-            lambda key, params, state, batch, progress: (jax.tree.map(lambda leaf: leaf + 1, params), state * broken["ascent"], {}),
+            lambda key, params, state, batch, progress, refresh: (
+                jax.tree.map(lambda leaf: leaf + 1, params),
+                state * broken["ascent"],
+                {},
+            ),
         ),
     )
     agent = started(algorithm)
@@ -450,6 +458,25 @@ BAD: dict[str, list[Any]] = {
     "weight_limit": [0.0, -1.0, NOT_A_NUMBER],
     "self_normalize": ["no"],
     "reuse": [0, 2.5, True],
+    "epochs": [0, 2.5, True],
+    "minibatches": [0, 2.5, True],
+    "clip": [0.0, -0.1, NOT_A_NUMBER, None],
+    "clip_decay": ["no"],
+    "value_clip": [0.0, -0.1, NOT_A_NUMBER],
+    "value_weight": [-0.1, NOT_A_NUMBER, None],
+    "target_kl": [0.0, -0.1, NOT_A_NUMBER, None],
+    "stop_kl": [0.0, -0.1, NOT_A_NUMBER],
+    "initial_penalty": [0.0, -0.1, NOT_A_NUMBER],
+    "max_kl": [0.0, -0.01, NOT_A_NUMBER, None],
+    "damping": [-0.1, NOT_A_NUMBER],
+    "cg_iterations": [0, 2.5, True],
+    "backtracks": [-1, 2.5, True],
+    "shrink": [0.0, 1.0, NOT_A_NUMBER],
+    "normalize_over": ["epoch", None],
+    "recompute_advantages": ["no"],
+    "shared_features": ["no"],
+    "normalize_observations": ["no"],
+    "normalize_rewards": ["no"],
     "learning_rate": [0.0, -1.0, NOT_A_NUMBER, float("inf"), "0.1", None],
     "learning_rate_decay": ["no"],
     "critic_learning_rate": [0.0, -1.0, NOT_A_NUMBER],
@@ -683,7 +710,7 @@ def test_the_arguments_of_a_network_shape_policy_and_critic(name: str) -> None:
 
     def built(**settings: Any) -> tuple[Any, Any]:
         agent = RECIPES[name](**valued, **settings).init(KEY, SPEC)
-        return agent.params.policy, agent.baseline[0]
+        return agent.params.policy, agent.params.critic or agent.baseline[0]
 
     usual, changed = built(hidden_sizes=(4,)), built(hidden_sizes=(4,), initialisation="xavier")
     curved = built(hidden_sizes=(4,), activation="relu")

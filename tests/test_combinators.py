@@ -225,11 +225,15 @@ def test_misuse_is_one_clear_line(arguments: dict[str, Any], message: str) -> No
         (
             some(3, 0),
             Spec(Box.of(-1.0, 1.0, (4,)), Discrete(2), 1),
-            r"^logged rollout: got observations of shape \(\); the environment has Box",
+            r"^logged rollout: its observations: got shape \(\) where Box",
         ),
-        (some(3, 0), Spec(Discrete(3), Box.of(-1.0, 1.0, (2,)), 1), r"^logged rollout: got actions of shape \(\); the environment has Box"),
-        (spoiled("action", 2), SPEC, r"^logged rollout: got actions that are no integers of Discrete\(2\), counted from 0: [^\n]*$"),
-        (some(3, 0)._replace(obs=np.zeros((3, 3))), SPEC, r"^logged rollout: got observations that are no integers of Discrete\(3\)"),
+        (some(3, 0), Spec(Discrete(3), Box.of(-1.0, 1.0, (2,)), 1), r"^logged rollout: its actions: got shape \(\) where Box"),
+        (
+            spoiled("action", 2),
+            SPEC,
+            r"^logged rollout: its actions: got some that are no integers of Discrete\(2\), counted from 0;",
+        ),
+        (some(3, 0)._replace(obs=np.zeros((3, 3))), SPEC, r"^logged rollout: its observations: got [^\n]*Discrete\("),
     ],
 )
 def test_records_of_other_environments_are_refused_when_the_agent_is_made(logged: Rollout, spec: Spec, message: str) -> None:

@@ -1,14 +1,18 @@
 """Policy gradients: every estimator, every way to climb, in pieces that combine.
 
 train, iterate, evaluate, Run      the main job
-reinforce, actor_critic            recipes: each fills the slots of `compose`
+reinforce, actor_critic, a2c, npg, trpo, ppo, ppo_kl      recipes: each fills the slots of `compose`
 make, register, Env                environments
 policies, save, load               what acts
 advantages, baselines, gradients, ascent, rollout      the slots
+combinators, reuse                 from algorithm to algorithm
+oracle, lab                        exact answers, and every estimator held against them
 pseudo_loss                        the gradient by autodiff, for loops of your own
 """
 
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
 
 import jax
 
@@ -17,9 +21,10 @@ import jax
 if "JAX_CPU_ENABLE_ASYNC_DISPATCH" not in os.environ:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
-from policygrad import advantages, ascent, baselines, envs, errors, gradients, policies, rollout, spaces, types
+from policygrad import advantages, ascent, baselines, combinators, diagnostics, envs, errors, gradients, policies, rollout, spaces, types
 from policygrad._version import __version__
-from policygrad.algorithms import RECIPES, actor_critic, compose, reinforce
+from policygrad.algorithms import RECIPES, a2c, actor_critic, compose, npg, ppo, ppo_kl, reinforce, trpo
+from policygrad.combinators import reuse
 from policygrad.envs import Env, make, register
 from policygrad.errors import PolicygradError, RunError, UsageError
 from policygrad.evaluate import Evaluation, evaluate
@@ -27,6 +32,17 @@ from policygrad.gradients import pseudo_loss
 from policygrad.policies import load, save
 from policygrad.training import Run, RunProgress, iterate, train
 from policygrad.types import Algorithm, Spec
+
+if TYPE_CHECKING:
+    from policygrad import lab, oracle
+
+
+def __getattr__(name: str) -> Any:
+    # SciPy's optimisers take longer to import than all of policygrad; most runs never ask for them.
+    if name in ("lab", "oracle"):
+        return importlib.import_module(f"policygrad.{name}")
+    raise AttributeError(f"module 'policygrad' has no attribute {name!r}")
+
 
 __all__ = [
     "RECIPES",
@@ -40,25 +56,35 @@ __all__ = [
     "Spec",
     "UsageError",
     "__version__",
+    "a2c",
     "actor_critic",
     "advantages",
     "ascent",
     "baselines",
+    "combinators",
     "compose",
+    "diagnostics",
     "envs",
     "errors",
     "evaluate",
     "gradients",
     "iterate",
+    "lab",
     "load",
     "make",
+    "npg",
+    "oracle",
     "policies",
+    "ppo",
+    "ppo_kl",
     "pseudo_loss",
     "register",
     "reinforce",
+    "reuse",
     "rollout",
     "save",
     "spaces",
     "train",
+    "trpo",
     "types",
 ]

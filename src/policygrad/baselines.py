@@ -7,8 +7,8 @@ take most of the variance away. Each factory returns a `Baseline` of three funct
     centre(state, params, rollout, advantage, weights)  -> Centred(advantages, uncentred, targets, carry, control)
     fit(key, state, params, rollout, centred)           -> (state, info)
 
-A baseline is used before it is moved: `fit` runs after the policy's step, on the data that the step used. Only `value`
-bootstraps. Kinds marked with a star are computed from a batch, and take a `form` that says from which:
+A baseline is used before it is moved: `fit` runs after the policy's step, on the data that the step used. Only `value` and
+`joint_value` bootstrap. Kinds marked with a star are computed from a batch, and take a `form` that says from which:
 
     same-batch       the batch that it corrects. Biased: b depends on the actions whose score it multiplies
     previous-batch   the batch before, 0 at first. Unbiased; late by an update
@@ -27,6 +27,7 @@ A column is an environment, or an episode where `episodes(N)` collects them.
     leave_one_out    `mean` in the form leave-one-out                       (none in this form)
     running_mean     an exponential average over past batches               none
     value            a learnt V(o)                                          none from b; bootstrapping from V has its own
+    joint_value      the same, climbing with the policy
 
 These biases are exact for N whole episodes without importance weights and without γ^t: whatever b is, one for the batch
 loses E[b ḡ], with ḡ = (1/N) Σ_i Σ_t ∇ log π(a_t|o_t) the score of the batch over N, which is ∇E[b]/N. So with episodes of T
@@ -556,7 +557,7 @@ def optimal(form: Form = "same-batch") -> Baseline:
             b = jax.tree.map(_ratio, _others(products), _others(squares))
         else:
             b = jax.tree.map(lambda leaf: leaf[None], state if form == "previous-batch" else estimate)
-        control = jax.tree.map(lambda b, g: jnp.mean(b.astype(g.dtype) * g, axis=0), b, g)
+        control = jax.tree.map(lambda b, g: b.astype(g.dtype) * g / columns, b, g)
         return Centred(psi, psi, targets, rollout.carry, control, estimate)
 
     def fit(key: Key, state: PyTree, params: Params, rollout: Rollout, centred: Centred) -> tuple[PyTree, dict]:
@@ -608,7 +609,7 @@ def value(
         psi, targets = advantage(*arrays)
         if target is not None:
             _, targets = target(*arrays)
-        return Centred(psi * rollout.mask, (psi + values) * rollout.mask, targets, rollout.carry)
+        return Centred(psi * rollout.mask, (psi + values) * rollout.mask, targets, rollout.carry, values=values)
 
     def fit(key: Key, state: Any, params: Params, rollout: Rollout, centred: Centred) -> tuple[PyTree, dict]:
         targets, mask = jax.lax.stop_gradient(centred.targets), rollout.mask
@@ -624,8 +625,46 @@ def value(
             return (optax.apply_updates(model, updates), moments), (loss, left)
 
         state, (losses, left) = jax.lax.scan(improve, state, None, length=gradient_steps)
-        whole = masked_variance(_below_largest(targets, mask), mask)
-        return state, {"value_loss": losses[0], "explained_variance": jnp.where(whole > 0, 1 - _ratio(left[0], whole), 0)}
+        return state, {"value_loss": losses[0], "explained_variance": _explained(left[0], targets, mask)}
+
+    return Baseline(init, centre, fit)
+
+
+def _explained(left: Array, targets: Array, mask: Array) -> Array:
+    """The share of the targets' variance that is not `left`: ≤ 1, and 0 where all targets are equal."""
+    whole = masked_variance(_below_largest(targets, mask), mask)
+    return jnp.where(whole > 0, 1 - _ratio(left, whole), 0)
+
+
+def joint_value(critic: CriticBuilder | None = None) -> Baseline:
+    """A value function V(o) that climbs together with the policy: the ascent's loss teaches it. It bootstraps.
+
+        Ψ_t from `advantage` with V(o_t), V(o_{t+1})        V ∈ θ, moved by ∇ [policy loss + c Σ w (V(o_t) − target_t)²]
+
+    It needs a loss with a value term (`gradients.actor_critic_loss`, `clipped_loss`, `penalty_loss`); `score_function` would leave
+    V as it is. Its `fit` moves nothing and reports `explained_variance` as `value` does, of the critic as the advantages were made
+    with it.
+
+    Args:
+        critic: builds V from the spaces (a network, a table, linear features, or a head over the policy's features:
+            `policies.shared_critic()`); None lets the spaces decide.
+
+    Reference:
+        Mnih et al. 2016, "Asynchronous methods for deep reinforcement learning".
+    """
+    build = critic or default_critic()
+
+    def init(key: Key, spec: Spec, policy: PyTree) -> tuple[PyTree, PyTree]:
+        return build(key, spec, policy), ()
+
+    def centre(state: PyTree, params: Params, rollout: Rollout, advantage: Callable, weights: Array) -> Centred:
+        values, next_values = params.critic(params.policy, rollout, rollout.carry)
+        psi, targets = advantage(rollout.reward, values, next_values, rollout.terminated, rollout.truncated)
+        return Centred(psi * rollout.mask, (psi + values) * rollout.mask, targets, rollout.carry, values=values)
+
+    def fit(key: Key, state: PyTree, params: Params, rollout: Rollout, centred: Centred) -> tuple[PyTree, dict]:
+        left = masked_variance(centred.targets - centred.values, rollout.mask)
+        return state, {"explained_variance": _explained(left, centred.targets, rollout.mask)}
 
     return Baseline(init, centre, fit)
 
@@ -691,6 +730,16 @@ def value_network(
     return value(critic, target=target, learning_rate=learning_rate, gradient_steps=gradient_steps, optimizer=optimizer)
 
 
+def standardised(psi: Array, mask: Array, epsilon: float = 1e-8) -> Array:
+    """Ψ with mean 0 and standard deviation 1 where the mask is 1, 0 elsewhere. A single step, or equal Ψ, become 0.
+
+    (Ψ − mean Ψ) / (std Ψ + ε)
+    """
+    psi = _below_largest(psi, mask)
+    shifted, spread = psi - masked_mean(psi, mask), jnp.sqrt(masked_variance(psi, mask))
+    return shifted / (spread + epsilon) * mask
+
+
 def normalised(baseline: Baseline, epsilon: float = 1e-8) -> Baseline:
     """Combinator: Ψ shifted to mean 0 and scaled to standard deviation 1 over the steps of the batch.
 
@@ -709,10 +758,7 @@ def normalised(baseline: Baseline, epsilon: float = 1e-8) -> Baseline:
             raise UsageError(
                 "baseline: got 'optimal' with normalised advantages, whose units its control has not; it must be one of the two"
             )
-        mask = rollout.mask
-        psi = _below_largest(centred.advantages, mask)
-        shifted, spread = psi - masked_mean(psi, mask), jnp.sqrt(masked_variance(psi, mask))
-        return centred._replace(advantages=shifted / (spread + epsilon) * mask)
+        return centred._replace(advantages=standardised(centred.advantages, rollout.mask, epsilon))
 
     return baseline._replace(centre=centre)
 

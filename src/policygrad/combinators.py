@@ -1,17 +1,226 @@
-"""What else must hold: combinators return what they take. `reuse` makes an algorithm learn more from the data that there is."""
+"""What else must hold: combinators return what they take.
+
+    normalise   observations and rewards of about unit size, whatever the environment's units
+    reuse       learns more from the data that there is
+
+They combine in any order.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from policygrad.errors import SpaceError, UsageError
-from policygrad.gradients.off_policy import require_behaviour, require_whole_episodes
-from policygrad.spaces import Discrete, Space
-from policygrad.types import Agent, Algorithm, Array, Key, Params, Rollout, Spec
+from policygrad.gradients.off_policy import require_behaviour, require_space, require_whole_episodes
+from policygrad.policies import Normalised
+from policygrad.policies.normaliser import Running, Statistics, merged, no_statistics, running, standardised
+from policygrad.spaces import Box
+from policygrad.types import Agent, Algorithm, Array, Key, Params, PyTree, Rollout, Spec
+
+
+class Normaliser(eqx.Module):
+    """The state of `normalise`: a function from raw rollouts to normalised ones.
+
+    Args:
+        observations: running statistics of o_t, [*shape] of one; () if observations are left as they are.
+        returns: running statistics of R_t, scalars; () if rewards are.
+        so_far: R_t after the last step of every fresh column, [B]; [B, 0] if rewards are left as they are.
+        clip, epsilon: as of `normalise`.
+        applied: whether the rollout that travels with this has been normalised already.
+    """
+
+    observations: PyTree
+    returns: PyTree
+    so_far: Array
+    clip: float = eqx.field(static=True)
+    epsilon: float = eqx.field(static=True)
+    applied: bool = eqx.field(static=True, default=False)
+
+    @property
+    def reward_scale(self) -> Array:
+        """What rewards are divided by."""
+        return jnp.sqrt(self.returns.statistics.variance + self.epsilon)
+
+    def __call__(self, rollout: Rollout) -> Rollout:
+        """The rollout in normalised units; rows that are no steps stay zeros."""
+        valid = rollout.mask > 0
+        if isinstance(self.observations, Running):
+            _, mean, variance = self.observations.statistics
+
+            def units(obs: Array) -> Array:
+                rows = valid.reshape(valid.shape + (1,) * mean.ndim)
+                return jnp.where(rows, standardised(obs, mean, variance, self.clip, self.epsilon), 0)
+
+            rollout = rollout._replace(obs=units(rollout.obs), next_obs=units(rollout.next_obs))
+        if isinstance(self.returns, Running):
+            reward = jnp.clip(rollout.reward / self.reward_scale, -self.clip, self.clip)
+            rollout = rollout._replace(reward=jnp.where(valid, reward, 0))
+        return rollout
+
+    def moved(self, rollout: Rollout, discount: float | Array) -> Normaliser:
+        """The statistics with the steps of a raw rollout in them; columns beyond the fresh ones are not looked at."""
+        columns = min(self.so_far.shape[0], rollout.mask.shape[1])
+        obs, reward, time, mask = (leaf[:, :columns] for leaf in (rollout.obs, rollout.reward, rollout.time, rollout.mask))
+        observations, returns, so_far = self.observations, self.returns, self.so_far
+        if isinstance(observations, Running):
+            observations = merged(observations, obs, mask)
+        if isinstance(returns, Running):
+            last, discounted = discounted_returns(so_far[:columns], reward, time, mask, discount)
+            returns, so_far = merged(returns, discounted, mask), so_far.at[:columns].set(last)
+        return dataclasses.replace(self, observations=observations, returns=returns, so_far=so_far)
+
+
+def discounted_returns(so_far: Array, reward: Array, time: Array, mask: Array, discount: float | Array) -> tuple[Array, Array]:
+    """The discounted sum of the rewards up to each step, which looks back where the reward-to-go looks ahead.
+
+        R_t = r_t + γ R_{t−1}        R_t = r_t at the first step of an episode
+
+    Args:
+        so_far: R of the step before the first row, [B].
+        reward, time, mask: [T, B] of a rollout; a row with mask 0 changes nothing.
+
+    Returns:
+        (R after the last row [B], R_t [T, B]).
+    """
+
+    def step(before: Array, row: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        reward, time, mask = row
+        after = jnp.where(mask > 0, reward + jnp.where(time > 0, discount * before, 0), before)
+        return after, after
+
+    return jax.lax.scan(step, so_far, (jnp.asarray(reward, so_far.dtype), time, mask))
+
+
+def normalise(
+    algorithm: Algorithm,
+    *,
+    observations: bool = True,
+    rewards: bool = True,
+    clip: float = 10.0,
+    discount: float | None = None,
+    epsilon: float = 1e-8,
+) -> Algorithm:
+    """Combinator: observations with mean 0 and variance 1, and rewards for returns of variance 1.
+
+        o ← clip((o − μ) / √(σ² + ε), ±clip)        r ← clip(r / √(Var R + ε), ±clip)        R_t = r_t + γ R_{t−1}
+
+    μ, σ² and Var R are running statistics of all fresh steps before this iteration, since the start of the run; rewards are not
+    shifted, which would change what an episode's length is worth. Statistics move after the update, with the steps that it
+    learnt from: the rollout, its update and the acting policy all see the same ones, so the ratio π/b is 1 before the first
+    step of an optimiser. In the first iteration, before any data, they are mean 0 and variance 1: nothing is shifted or
+    scaled, only clipped. Evaluation never moves them.
+
+    Args:
+        algorithm: any that does not normalise yet; in any order with `reuse`, whose logged rollouts are normalised too but do
+            not move the statistics.
+        observations: whether to normalise them, o_t and the true next observation alike. For Box observations only.
+        rewards: whether to scale them.
+        clip: the largest normalised observation and reward, > 0; infinity does not clip.
+        discount: γ of R, in [0, 1]; None takes the `discount` of the algorithm's settings.
+        epsilon: ε > 0: an element that never changes becomes 0, not NaN.
+
+    Returns:
+        An algorithm of the same name and settings; the same object where there is nothing to do. Its acting policy takes raw
+        observations: a `policies.Normalised` with the statistics inside, saved and loaded with them; an agent that starts from one
+        goes on from its statistics of observations, and with those of rewards anew. Metrics have `reward_scale`, what this update
+        divided rewards by. `start_value`, the variances and everything else that the update computes from rewards are in scaled
+        units; episode returns in the record are the environment's own.
+
+    Raises:
+        UsageError: for arguments out of range, no γ, or an algorithm that normalises already (when the agent is made).
+            SpaceError: for observations that are not a Box (when the agent is made).
+
+    Reference:
+        Engstrom et al. 2020, "Implementation matters in deep policy gradients", section 3. There, and in wrappers of
+        environments, the statistics move with every step, also during a rollout; here only between iterations.
+    """
+    for name, switch in (("observations", observations), ("rewards", rewards)):
+        if not isinstance(switch, bool):
+            raise UsageError(f"normalise: got {switch!r} for {name}; it must be True or False")
+    for name, value in (("clip", clip), ("epsilon", epsilon)):
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not value > 0:
+            raise UsageError(f"normalise: got {value!r} for {name}; it must be a number above 0")
+    if not math.isfinite(epsilon):
+        raise UsageError(f"normalise: got {epsilon!r} for epsilon; it must be finite")
+    gamma = _discount(algorithm, discount) if rewards else 0.0
+    clip, epsilon = float(clip), float(epsilon)
+    if not observations and not rewards:
+        return algorithm
+
+    def init(key: Key, spec: Spec) -> Agent:
+        space = spec.observation_space
+        if observations and not isinstance(space, Box):
+            raise SpaceError(f"normalise: got observations {space}; it must be a Box, or pass observations=False to scale rewards only")
+        agent = algorithm.init(key, spec)
+        if isinstance(agent.normaliser, Normaliser):
+            raise UsageError("normalise: got an algorithm that normalises already; it must be applied once")
+        # Rollouts may have further columns, of logged data: how many are fresh is known here alone.
+        fresh = spec.num_envs if algorithm.collect.kind == "steps" else algorithm.collect.count or spec.num_envs
+        return agent._replace(
+            normaliser=Normaliser(
+                no_statistics(space.shape) if observations else (),
+                no_statistics() if rewards else (),
+                jnp.zeros(fresh) if rewards else jnp.zeros((fresh, 0)),
+                clip,
+                epsilon,
+            )
+        )
+
+    def inner(agent: Agent) -> Agent:
+        return agent._replace(normaliser=dataclasses.replace(agent.normaliser, applied=True))
+
+    def policy(agent: Agent) -> Any:
+        acting = algorithm.policy(agent)
+        if not observations:
+            return acting
+        count, mean, variance = agent.normaliser.observations.statistics
+        return Normalised(acting, mean, variance, count, clip, epsilon)
+
+    def adopt(agent: Agent, acting: Any) -> Agent:
+        if not observations:
+            return algorithm.adopt(agent, acting)
+        given = running(Statistics(acting.count, acting.mean, acting.variance))
+        return algorithm.adopt(agent, acting.policy)._replace(normaliser=dataclasses.replace(agent.normaliser, observations=given))
+
+    def gradient(agent: Agent, rollout: Rollout) -> tuple[Params, dict]:
+        return algorithm.gradient(inner(agent), agent.normaliser(rollout))
+
+    def contributions(agent: Agent, rollout: Rollout) -> Params:
+        return algorithm.contributions(inner(agent), agent.normaliser(rollout))
+
+    def update(key: Key, agent: Agent, rollout: Rollout) -> tuple[Agent, dict]:
+        before = agent.normaliser
+        learnt, metrics = algorithm.update(key, inner(agent), before(rollout))
+        after = before.moved(rollout, gamma)
+        sound = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(after)]))
+        finite = metrics["finite"] & sound
+        learnt = learnt._replace(normaliser=after)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), learnt, agent)._replace(steps=learnt.steps)
+        scale = {"reward_scale": before.reward_scale} if rewards else {}
+        return kept, {**metrics, **scale, "finite": finite}
+
+    return algorithm._replace(init=init, policy=policy, gradient=gradient, update=update, contributions=contributions, adopt=adopt)
+
+
+def _discount(algorithm: Algorithm, discount: Any) -> Any:
+    """γ, checked: given, or of the algorithm's settings."""
+    gamma = algorithm.settings.get("discount") if discount is None else discount
+    if gamma is None:
+        raise UsageError(f"normalise: got no discount, and the settings of {algorithm.name} have none; pass discount=, in [0, 1]")
+    if isinstance(gamma, Tracer):
+        return gamma
+    scalar = isinstance(gamma, int | float | np.number) or (isinstance(gamma, jax.Array) and gamma.ndim == 0)
+    if isinstance(gamma, bool) or not scalar or not 0 <= gamma <= 1:
+        raise UsageError(f"normalise: got {gamma!r} for discount; it must be a number in [0, 1]")
+    return gamma
 
 
 def reuse(algorithm: Algorithm, times: int = 1, logged: Rollout | None = None) -> Algorithm:
@@ -49,6 +258,8 @@ def reuse(algorithm: Algorithm, times: int = 1, logged: Rollout | None = None) -
     if times == 1 and logged is None:
         return algorithm
     if logged is not None:
+        if not isinstance(logged, Rollout):
+            raise UsageError(f"logged: got {type(logged).__name__}; it must be a Rollout, as rollout.record makes it")
         require_behaviour(logged, "logged rollout")
         rows, wanted = logged.mask.shape[0], algorithm.collect.count
         if algorithm.collect.kind == "episodes":
@@ -59,29 +270,35 @@ def reuse(algorithm: Algorithm, times: int = 1, logged: Rollout | None = None) -
                 f" record it with steps({wanted})"
             )
 
-    def all_of(rollout: Rollout) -> Rollout:
-        return rollout if logged is None else joined(rollout, logged)
+    def all_of(agent: Agent, rollout: Rollout) -> Rollout:
+        if logged is None:
+            return rollout
+        state = agent.normaliser
+        units_differ = isinstance(state, Normaliser) and state.applied  # fresh data comes normalised, the log is raw
+        return joined(rollout, state(logged) if units_differ else logged)
 
     def init(key: Key, spec: Spec) -> Agent:
         if logged is not None:
-            _require_space("observations", logged.obs, spec.observation_space)
-            _require_space("actions", logged.action, spec.action_space)
+            require_space("logged rollout: its observations", logged.obs, logged.mask, spec.observation_space)
+            require_space("logged rollout: its actions", logged.action, logged.mask, spec.action_space)
         return algorithm.init(key, spec)
 
     def gradient(agent: Agent, rollout: Rollout) -> tuple[Params, dict]:
-        return algorithm.gradient(agent, all_of(rollout))
+        return algorithm.gradient(agent, all_of(agent, rollout))
 
     def contributions(agent: Agent, rollout: Rollout) -> Params:
-        return algorithm.contributions(agent, all_of(rollout))
+        return algorithm.contributions(agent, all_of(agent, rollout))
 
     def update(key: Key, agent: Agent, rollout: Rollout) -> tuple[Agent, dict]:
-        data = all_of(rollout)
+        data = all_of(agent, rollout)
 
-        def one_pass(now: Agent, key: Key) -> tuple[Agent, dict]:
+        def one_pass(now: Agent, key: Key) -> tuple[Agent, tuple[dict, PyTree]]:
             after, metrics = algorithm.update(key, now, data)
-            return after._replace(steps=agent.steps), metrics
+            # Statistics of the data move once, and not between passes: each would move them to the same place.
+            return after._replace(steps=agent.steps, normaliser=agent.normaliser), (metrics, after.normaliser)
 
-        learnt, passes = jax.lax.scan(one_pass, agent, jax.random.split(key, times))
+        learnt, (passes, normalisers) = jax.lax.scan(one_pass, agent, jax.random.split(key, times))
+        learnt = learnt._replace(normaliser=jax.tree.map(lambda values: values[-1], normalisers))
         metrics = jax.tree.map(lambda values: values[-1], passes) | {"finite": jnp.all(passes["finite"])}
         if "effective_sample_size" in passes:
             metrics["effective_sample_size"] = jnp.min(passes["effective_sample_size"])
@@ -114,12 +331,3 @@ def joined(rollout: Rollout, logged: Rollout) -> Rollout:
 
 def _padded(leaf: Array, rows: int) -> Array:
     return jnp.pad(leaf, [(0, rows - leaf.shape[0])] + [(0, 0)] * (leaf.ndim - 1))
-
-
-def _require_space(what: str, values: Any, space: Space) -> None:
-    values = np.asarray(values)
-    shape = values.shape[2:]
-    if shape != space.shape:
-        raise SpaceError(f"logged rollout: got {what} of shape {shape}; the environment has {space}: record it in the same environment")
-    if isinstance(space, Discrete) and (not np.issubdtype(values.dtype, np.integer) or values.min() < 0 or values.max() >= space.n):
-        raise SpaceError(f"logged rollout: got {what} that are no integers of {space}, counted from 0: record it in the same environment")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,18 @@ import jax
 import numpy as np
 
 from policygrad import policies
-from policygrad.envs import Env, make
+from policygrad.envs import AnyEnv, Env, make
 from policygrad.errors import UsageError
 from policygrad.rollout import HostCollector, compiled_collector, episodes
 from policygrad.statistics import bootstrap_interval
+from policygrad.types import Array, Key
 
-MOST_ENVS = 64
-"""Environments side by side in a compiled evaluation; Gymnasium's run fewer."""
+MOST_ENVS = {"compiled": 64, "gymnasium": 8}
+"""Environments side by side, by backend, where nobody says how many."""
+
+EVALUATION_STREAM, SELECTION_STREAM = 2**31, 2**63
+"""Added to a seed: the episodes of `evaluate`, and those that choose the best policy of a run. Training seeds that people use are
+small, so the three are disjoint: what was chosen for its returns is then measured on others."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,80 @@ class Evaluation:
     def __str__(self) -> str:
         low, high = self.interval
         return f"mean return {self.mean:.2f}  (95 % interval {low:.2f} to {high:.2f}, {len(self.returns)} episodes of {self.env})"
+
+
+class Evaluator:
+    """Runs whole episodes of one policy after another: compiled once, or with one set of Gymnasium's environments.
+
+    Each call runs what `evaluate` would, whatever was evaluated before it. Close it after use.
+
+    Args:
+        env: what `envs.make` returned.
+        num_episodes: of each policy, ≥ 1.
+        num_envs: environments side by side; None chooses.
+        sample: draw actions instead of taking modes.
+
+    Attributes:
+        compile_seconds: so far, of a compiled environment's program.
+
+    Raises:
+        UsageError: a compiled environment without a time limit.
+    """
+
+    def __init__(self, env: AnyEnv, num_episodes: int, *, num_envs: int | None = None, sample: bool = False):
+        self.env, self.num_episodes, self._sample = env, num_episodes, sample
+        fixed = None if isinstance(env, Env) else env.fixed_num_envs
+        self._columns = min(num_envs or fixed or MOST_ENVS[env.backend], max(num_episodes, fixed or 1))
+        self._collect = episodes(-(-num_episodes // self._columns) * self._columns)
+        self._collector = compiled_collector(env, self._collect, self._columns, sample=sample) if isinstance(env, Env) else None
+        self._program: Any = None
+        self._host: HostCollector | None = None
+        self.compile_seconds = 0.0
+
+    def __call__(self, policy: Any, stream: int) -> Evaluation:
+        """Runs the episodes of `policy`, which must have the structure of those before it.
+
+        Args:
+            stream: of environments and actions, in [0, 2^64): the same number gives the same episodes.
+        """
+        key = jax.random.key(stream % 2**32)
+        if stream >= 2**32:
+            key = jax.random.fold_in(key, stream >> 32)
+        reward, mask = self._hosted(policy, stream, key) if self._collector is None else self._compiled(policy, key)
+        # Columns were all started on purpose, so dropping surplus ones by their number favours nothing.
+        returns = np.asarray(reward, np.float64).sum(axis=0)[: self.num_episodes]
+        lengths = np.asarray(mask).sum(axis=0).astype(int)[: self.num_episodes]
+        return Evaluation(returns, lengths, self.env.name, self.env.backend)
+
+    def close(self) -> None:
+        """Closes the environments; the next call makes new ones."""
+        if self._host is not None:
+            self._host.close()
+            self._host = None
+
+    def _compiled(self, policy: Any, key: Key) -> tuple[Array, Array]:
+        if self._program is None:
+            collector = self._collector
+            assert collector is not None
+
+            def program(policy: Any, key: Key) -> tuple[Array, Array]:
+                _, rollout, _ = collector.collect(policy, key, ())
+                return rollout.reward, rollout.mask
+
+            begin = time.perf_counter()
+            self._program = jax.jit(program).lower(policy, key).compile()
+            self.compile_seconds += time.perf_counter() - begin
+        return self._program(policy, key)
+
+    def _hosted(self, policy: Any, stream: int, key: Key) -> tuple[Any, Any]:
+        env = self.env
+        assert not isinstance(env, Env)
+        if self._host is not None:
+            vector = self._host.vector.vector
+            env = replace(env, make_vector=lambda num_envs: vector)
+        self._host = HostCollector(env, self._collect, self._columns, seed=stream, key=key, sample=self._sample)
+        rollout, _ = self._host.collect(policy)
+        return rollout.reward, rollout.mask
 
 
 def evaluate(
@@ -90,22 +170,8 @@ def evaluate(
     num_episodes, seed = int(num_episodes), int(seed)
     made = make(env, backend, env_args=env_args, wrappers=wrappers)
     policies.require_spaces(policy, made.observation_space, made.action_space, made.name)
-    stream = seed + 2**31  # training seeds that people use are small: evaluation episodes are never training episodes
-    key = jax.random.key(stream)
-    if isinstance(made, Env):
-        columns = min(num_envs or MOST_ENVS, num_episodes)
-        rounds = -(-num_episodes // columns)
-        collector = compiled_collector(made, episodes(rounds * columns), columns, sample=sample)
-        _, rollout, _ = jax.jit(lambda policy, key: collector.collect(policy, key, ()))(policy, key)
-    else:
-        columns = min(num_envs or made.fixed_num_envs or min(8, num_episodes), max(num_episodes, made.fixed_num_envs or 1))
-        rounds = -(-num_episodes // columns)
-        host = HostCollector(made, episodes(rounds * columns), columns, seed=stream, key=key, sample=sample)
-        try:
-            rollout, _ = host.collect(policy)
-        finally:
-            host.close()
-    # Columns were all started on purpose, so dropping surplus ones by their number favours nothing.
-    mask = np.asarray(rollout.mask)
-    returns = np.asarray(rollout.reward, np.float64).sum(axis=0)[:num_episodes]
-    return Evaluation(returns, mask.sum(axis=0).astype(int)[:num_episodes], made.name, made.backend)
+    evaluator = Evaluator(made, num_episodes, num_envs=num_envs, sample=sample)
+    try:
+        return evaluator(policy, seed + EVALUATION_STREAM)
+    finally:
+        evaluator.close()

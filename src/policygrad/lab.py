@@ -320,7 +320,7 @@ def compare(
         num_trajectories: N ≥ 1, of an update. Leave-one-out forms need 2.
         horizon: steps of an episode, ≥ 1; the MDP's time limit by default.
         behaviour: who acts where importance weights are compared; `uniform_policy` by default.
-        selection: which estimators; `estimators(mdp.discount)` by default.
+        selection: which estimators, of your own too; `estimators(mdp.discount)` by default.
 
     Returns:
         a `Row` for each, in order. The first also sets the scale of `relative_variance`: plain REINFORCE, even if it is not selected.
@@ -333,6 +333,9 @@ def compare(
     mdp = _limited(mdp, policy, num_trajectories, horizon)
     bench = _Bench(mdp, policy, behaviour, num_trajectories, policy_gradient(mdp, policy))
     chosen = estimators(mdp.discount) if selection is None else list(selection)
+    for estimator in chosen:
+        if estimator.algorithm.collect.kind != "episodes":
+            raise UsageError(f"selection: got {estimator.name!r}, which collects steps; it must collect whole episodes, as ∇J asks for")
     plain = _algorithm(mdp.discount, partial(advantages.total_return, discount=mdp.discount), baselines.none(), visits=False)
     measured = _measured([Estimator("credit", "plain REINFORCE", plain), *chosen], bench)
     scale = measured[0].variance if isinstance(measured[0], Moments) else float("nan")
@@ -448,7 +451,7 @@ def _part(joint: Moments, index: int, count: int, previous: bool, bench: _Bench)
         unflatten=partial(_unflatten, bench.policy),
         num_trajectories=bench.num_trajectories,
         sequences=joint.sequences,
-        batches=joint.batches,
+        batches=joint.sequences**bench.num_trajectories,
     )
 
 

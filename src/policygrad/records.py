@@ -4,8 +4,9 @@
       config.json        what was asked for, with versions
       metrics.jsonl      one line an update: seed, iteration, steps, return, length, gradient_norm, entropy, …
       episodes.csv       one line an episode: seed,episode,steps,return,length
+      evaluations.csv    one line an episode of the evaluations during training, if there were any: seed,steps,return,length
       tensorboard/       seed_<s>/events…, tags named as Stable-Baselines3 names them
-      policy_<s>.safetensors, result.json, figures/      written when a seed, the run and its pictures are done
+      policy_<s>.safetensors, best_policy_<s>.safetensors, result.json, figures/      written when the run and its pictures are done
 
 Every line is on its way to the disk when the call that wrote it returns, so a run that is killed keeps everything so far. Before
 the first step a directory that cannot be used is an `OutputError`; after it nothing here ends a run: a disk that fails
@@ -34,16 +35,23 @@ from numpy.typing import ArrayLike, NDArray
 from policygrad.errors import OutputError, UsageError
 
 CONFIG, METRICS, EPISODES, RESULT, TENSORBOARD = "config.json", "metrics.jsonl", "episodes.csv", "result.json", "tensorboard"
+EVALUATIONS = "evaluations.csv"
 
 EPISODE_DTYPE = np.dtype([("episode", np.int64), ("steps", np.int64), ("return", np.float64), ("length", np.int64)])
 """One row of episodes.csv; `steps` are those of all environments together at the episode's end."""
 
+EVALUATION_DTYPE = np.dtype([("steps", np.int64), ("return", np.float64), ("length", np.int64)])
+"""One row of evaluations.csv, an episode; `steps` are those of all environments together when the policy was evaluated."""
+
 _EPISODES_HEADER = "seed,episode,steps,return,length\n"
+_EVALUATIONS_HEADER = "seed,steps,return,length\n"
 
 SB3_TAGS = {
     "return": "rollout/ep_rew_mean",
     "length": "rollout/ep_len_mean",
     "start_value": "rollout/start_value",
+    "evaluation_return": "eval/mean_reward",
+    "evaluation_length": "eval/mean_ep_length",
     "steps_per_second": "time/fps",
     "iteration": "time/iterations",
     "entropy": "train/entropy_loss",
@@ -108,6 +116,7 @@ class Records:
         self._warned: set[str] = set()
         self._metrics: _Appender | None = None
         self._episodes: _Appender | None = None
+        self._evaluations: _Appender | None = None
         self._events: _EventFiles | None = None
         self._made: list[Path] = []
         if run_dir is None:
@@ -236,6 +245,31 @@ class Records:
         if lines:
             self._append(self._episodes, lines)
 
+    def evaluation(self, seed: int, steps: int, returns: ArrayLike, lengths: ArrayLike) -> None:
+        """Append the episodes of one evaluation to evaluations.csv, which the first one makes; and its means for TensorBoard.
+
+        Args:
+            seed: whose policy it was.
+            steps: of all environments when it was evaluated.
+            returns: [E] undiscounted.
+            lengths: [E] steps.
+        """
+        if self.run_dir is None:
+            return
+        if self._evaluations is None:
+            try:
+                self._evaluations = _Appender(self.run_dir / EVALUATIONS, "ab")
+                self._evaluations.append(_EVALUATIONS_HEADER)
+            except OSError as error:
+                self._evaluations = None
+                path = self.run_dir / EVALUATIONS
+                self._warn_once(EVALUATIONS, f"{path} cannot be written: {_reason(error)}: training goes on without these records")
+        values, steps_each = np.asarray(returns, np.float64).ravel(), np.asarray(lengths).ravel()
+        if self._evaluations is not None:
+            rows = zip(values.tolist(), steps_each.tolist(), strict=True)
+            self._append(self._evaluations, [f"{int(seed)},{int(steps)},{value:.9g},{int(length)}\n" for value, length in rows])
+        self.scalars(seed, steps, {"evaluation_return": float(values.mean()), "evaluation_length": float(steps_each.mean())})
+
     def scalars(self, seed: int, steps: int, values: Mapping[str, Any]) -> None:
         """Write one update's metrics for TensorBoard, under Stable-Baselines3's names.
 
@@ -254,10 +288,10 @@ class Records:
 
     def close(self) -> None:
         """Close the files. More than once is fine; records after it are ignored."""
-        for file in (self._metrics, self._episodes, self._events):
+        for file in (self._metrics, self._episodes, self._evaluations, self._events):
             if file is not None:
                 file.close()
-        self._metrics = self._episodes = self._events = None
+        self._metrics = self._episodes = self._evaluations = self._events = None
 
     def __enter__(self) -> Records:
         return self
@@ -302,6 +336,9 @@ class RunRecords:
         episodes: by seed, a structured array [E] with the fields episode, steps, return, length (`EPISODE_DTYPE`).
         policies: by seed, the policy file.
         result: what result.json holds; empty if the run did not end.
+        evaluations: by seed, a structured array [E] with the fields steps, return, length (`EVALUATION_DTYPE`), one row an episode
+            of the evaluations during training.
+        best_policies: by seed, the file of the policy of its best evaluation.
         skipped: lines of metrics and episodes that could not be read (a killed run may leave half a line).
     """
 
@@ -312,6 +349,8 @@ class RunRecords:
     policies: dict[int, Path]
     result: dict[str, Any]
     skipped: int = 0
+    evaluations: dict[int, NDArray[Any]] = dataclasses.field(default_factory=dict)
+    best_policies: dict[int, Path] = dataclasses.field(default_factory=dict)
 
     @property
     def seeds(self) -> list[int]:
@@ -332,8 +371,9 @@ def load_run(run_dir: Path | str) -> RunRecords:
     try:
         config = json.loads((run_dir / CONFIG).read_text("utf-8"))
         metrics_text = (run_dir / METRICS).read_text("utf-8", "replace")
-        episodes_file = run_dir / EPISODES
-        episodes_text = episodes_file.read_text("utf-8", "replace") if episodes_file.exists() else ""
+        episodes_text, evaluations_text = (
+            file.read_text("utf-8", "replace") if file.exists() else "" for file in (run_dir / EPISODES, run_dir / EVALUATIONS)
+        )
     except FileNotFoundError as error:
         raise UsageError(f"{str(run_dir)!r} is not a run directory: got no {Path(error.filename).name} in it: {hint}") from None
     except (OSError, ValueError) as error:
@@ -346,13 +386,25 @@ def load_run(run_dir: Path | str) -> RunRecords:
     except (OSError, ValueError):
         result = {}
     metrics, bad_updates = _read_metrics(metrics_text)
-    episodes, bad_episodes = _read_episodes(episodes_text)
-    policies = {}
-    for path in sorted(run_dir.glob("policy_*.safetensors")):
-        match = re.fullmatch(r"policy_(\d+)\.safetensors", path.name)
-        if match:
-            policies[int(match[1])] = path
-    return RunRecords(run_dir, config, metrics, episodes, policies, result if isinstance(result, dict) else {}, bad_updates + bad_episodes)
+    episodes, bad_episodes = _read_table(episodes_text, EPISODE_DTYPE)
+    evaluations, bad_evaluations = _read_table(evaluations_text, EVALUATION_DTYPE)
+    return RunRecords(
+        run_dir,
+        config,
+        metrics,
+        episodes,
+        _policy_files(run_dir, "policy"),
+        result if isinstance(result, dict) else {},
+        bad_updates + bad_episodes + bad_evaluations,
+        evaluations,
+        _policy_files(run_dir, "best_policy"),
+    )
+
+
+def _policy_files(run_dir: Path, name: str) -> dict[int, Path]:
+    """<name>_<seed>.safetensors, by seed."""
+    matches = [(re.fullmatch(rf"{name}_(\d+)\.safetensors", path.name), path) for path in sorted(run_dir.glob(f"{name}_*.safetensors"))]
+    return {int(match[1]): path for match, path in matches if match}
 
 
 def _read_metrics(text: str) -> tuple[dict[int, dict[str, NDArray[np.float64]]], int]:
@@ -373,18 +425,21 @@ def _read_metrics(text: str) -> tuple[dict[int, dict[str, NDArray[np.float64]]],
     return metrics, skipped
 
 
-def _read_episodes(text: str) -> tuple[dict[int, NDArray[Any]], int]:
-    rows: dict[int, list[tuple[int, int, float, int]]] = {}
+def _read_table(text: str, dtype: np.dtype) -> tuple[dict[int, NDArray[Any]], int]:
+    """Rows of a seed and the fields of `dtype`, by seed; and how many lines were no such rows."""
+    rows: dict[int, list[tuple[Any, ...]]] = {}
+    kinds = [float if dtype[name].kind == "f" else int for name in dtype.names or ()]
     skipped = 0
     # Half a number is a number too: a last line without its end cannot be trusted.
     *lines, rest = text.split("\n")
     for line in lines[1:]:
         try:
-            seed, episode, steps, value, length = line.split(",")
-            rows.setdefault(int(seed), []).append((int(episode), int(steps), float(value), int(length)))
+            seed, *values = line.split(",")
+            row = tuple(kind(value) for kind, value in zip(kinds, values, strict=True))
+            rows.setdefault(int(seed), []).append(row)
         except ValueError:
             skipped += 1
-    return {seed: np.array(of_seed, EPISODE_DTYPE) for seed, of_seed in rows.items()}, skipped + bool(rest)
+    return {seed: np.array(of_seed, dtype) for seed, of_seed in rows.items()}, skipped + bool(rest)
 
 
 def _as_float(value: Any) -> float:

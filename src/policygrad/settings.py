@@ -42,6 +42,7 @@ def _widths(value: Any) -> bool:
 
 Range = tuple[Callable[[Any], bool], str]
 POSITIVE: Range = (lambda value: _number(value) and value > 0, "a finite number above 0")
+NOT_NEGATIVE: Range = (lambda value: _number(value) and value >= 0, "a finite number of at least 0")
 SCHEDULED_POSITIVE: Range = (lambda value: callable(value) or (_number(value) and value > 0), "a finite number above 0, or a schedule")
 SCHEDULED: Range = (lambda value: callable(value) or (_number(value) and value >= 0), "a finite number of at least 0, or a schedule")
 SHARE: Range = (lambda value: _number(value) and 0 <= value <= 1, "a number in [0, 1]")
@@ -61,6 +62,24 @@ RANGES: dict[str, Range] = {
     "weight_limit": POSITIVE,
     "self_normalize": SWITCH,
     "reuse": COUNT,
+    "epochs": COUNT,
+    "minibatches": COUNT,
+    "clip": SCHEDULED_POSITIVE,
+    "clip_decay": SWITCH,
+    "value_clip": POSITIVE,
+    "value_weight": NOT_NEGATIVE,
+    "target_kl": POSITIVE,
+    "stop_kl": POSITIVE,
+    "initial_penalty": POSITIVE,
+    "max_kl": SCHEDULED_POSITIVE,
+    "damping": NOT_NEGATIVE,
+    "cg_iterations": COUNT,
+    "backtracks": (lambda value: _whole(value) or (value == 0 and not isinstance(value, bool)), "a whole number of at least 0"),
+    "shrink": (lambda value: _number(value) and 0 < value < 1, "a number between 0 and 1"),
+    "recompute_advantages": SWITCH,
+    "shared_features": SWITCH,
+    "normalize_observations": SWITCH,
+    "normalize_rewards": SWITCH,
     "learning_rate": SCHEDULED_POSITIVE,
     "learning_rate_decay": SWITCH,
     "critic_learning_rate": POSITIVE,
@@ -75,7 +94,7 @@ RANGES: dict[str, Range] = {
     "sigma": POSITIVE,
     "policy": FUNCTION,
 }
-OPTIONAL = {"weight_limit", "episodes_per_update", "max_grad_norm", "hidden_sizes", "sigma", "policy"}
+OPTIONAL = {"weight_limit", "value_clip", "stop_kl", "episodes_per_update", "max_grad_norm", "hidden_sizes", "sigma", "policy"}
 """Arguments that None turns off."""
 
 CHOICES: dict[str, tuple[Collection[str], Callable[[Any], bool]]] = {
@@ -84,6 +103,7 @@ CHOICES: dict[str, tuple[Collection[str], Callable[[Any], bool]]] = {
     "credit": (CREDITS, lambda value: False),
     "advantage": (ADVANTAGES, lambda value: False),
     "weight": (WEIGHTS, lambda value: False),
+    "normalize_over": (("minibatch", "batch"), lambda value: False),
     "optimizer": (OPTIMIZERS, lambda value: callable(value) or hasattr(value, "update")),
     "activation": (ACTIVATIONS, lambda value: False),
     "initialisation": (INITIALISATIONS, lambda value: False),

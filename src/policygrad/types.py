@@ -79,7 +79,8 @@ class Batch(NamedTuple):
     weights: Array  # w [T, B]: importance weight × γ^t if asked for × mask / (number of trajectories, or T·B)
     old: Any  # π's Distribution before the update
     carry: PyTree
-    control: PyTree = ()  # policy-shaped, of mean 0: subtracted from the policy's gradient; () for none
+    control: PyTree = ()  # policy-shaped with a leading axis [B]: what each column's gradient loses, of mean 0; () for none
+    values: PyTree = ()  # V(o_t) [T, B] as the advantages were made with; () without a critic
 
 
 class Importance(NamedTuple):
@@ -98,6 +99,7 @@ class Centred(NamedTuple):
     carry: PyTree
     control: PyTree = ()  # see `Batch`
     estimate: PyTree = ()  # what the baseline's `fit` takes over from here
+    values: PyTree = ()  # see `Batch`
 
 
 class Agent(NamedTuple):
@@ -108,6 +110,7 @@ class Agent(NamedTuple):
     baseline: PyTree  # the baseline's state, a fitted critic included
     steps: Array  # int32: environment steps learnt from so far
     total: Array  # int32: environment steps planned; schedules run over steps / total
+    normaliser: PyTree = ()  # running statistics, `combinators.normalise`'s; () without
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,13 @@ class Ascent(NamedTuple):
 
     init: Callable[[Params], PyTree]
     gradient: Callable[..., tuple[Params, dict]]  # (params, batch, progress) -> (gradient of J, info)
-    step: Callable[..., tuple[Params, PyTree, dict]]  # (key, params, state, batch, progress) -> (params, state, info)
+    step: Callable[..., tuple[Params, PyTree, dict]]  # (key, params, state, batch, progress, refresh) -> (params, state, info)
+    # refresh(params) -> Batch: the batch anew, with advantages and weights of moved params
+
+
+def adopt(agent: Agent, policy: Any) -> Agent:
+    """The agent with another policy in the place of the one that climbs."""
+    return agent._replace(params=agent.params._replace(policy=policy))
 
 
 class Algorithm(NamedTuple):
@@ -147,3 +156,4 @@ class Algorithm(NamedTuple):
     gradient: Callable[[Agent, Rollout], tuple[Params, dict]]
     update: Callable[[Key, Agent, Rollout], tuple[Agent, dict]]
     contributions: Callable[[Agent, Rollout], Params]  # [n, …]: what each column of the rollout adds to `gradient`
+    adopt: Callable[[Agent, Any], Agent] = adopt  # (agent, acting policy) -> the agent that acts so: undoes `policy`

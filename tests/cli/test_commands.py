@@ -32,6 +32,7 @@ RESULT_KEYS = [
     "num_envs",
     "seeds",
     "final_return",
+    "return_at_best",
     "steps_to_solve",
     "compile_seconds",
     "run_seconds",
@@ -294,7 +295,7 @@ def test_list(capsys):
         assert name in out
     assert "Blackjack" not in out, "its observation space is not handled"
     assert max(map(len, out.splitlines())) <= 80
-    assert len(out.splitlines()) < 60
+    assert len(out.splitlines()) < 80
     assert main(["list", "--json"]) == 0
     listed = strict(capsys.readouterr().out)
     assert listed["algorithms"]["reinforce"].startswith("REINFORCE")

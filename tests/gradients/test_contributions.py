@@ -30,7 +30,11 @@ def batch_of(rows: int, columns: int, control: Any = None) -> Batch:
         log_prob=zeros, reward=zeros, terminated=flags, truncated=flags,
         next_obs=np.zeros((rows, columns), np.int32), mask=mask, time=np.zeros((rows, columns), np.int32), carry=(), extras={},
     )  # fmt: skip
-    controls = () if control is None else params(control).policy
+    controls = (
+        ()
+        if control is None
+        else jax.tree.map(lambda leaf: leaf[None] * jnp.arange(1.0, columns + 1)[:, None, None], params(control).policy)
+    )
     old = params().policy(jnp.asarray(rollout.obs))
     advantages = rng.normal(size=(rows, columns)) * mask
     return jax.tree.map(jnp.asarray, Batch(rollout, advantages, zeros, mask / columns, old, (), controls))
@@ -66,13 +70,20 @@ def test_a_column_contributes_what_it_would_alone() -> None:
         np.testing.assert_allclose(parts[column], logits_of(gradient(params(), alone, PROGRESS)[0]), rtol=0, atol=1e-12)
 
 
+def test_a_column_loses_its_own_control() -> None:
+    """Shared out evenly it would not show in the spread of the columns, which is what a control variate is for."""
+    gradient, batch, plain = score_function(), batch_of(7, 4, CONTROL), batch_of(7, 4)
+    parts, without = (logits_of(contributions(gradient)(params(), made, PROGRESS)) for made in (batch, plain))
+    np.testing.assert_allclose(without - parts, CONTROL[None] * np.arange(1.0, 5)[:, None, None], rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("part", [3, 8, 1000])
 def test_parts_of_a_batch_subtract_the_control_once(part: int) -> None:
     batch = batch_of(13, 2, CONTROL)
     whole = logits_of(score_function(0.1)(params(), batch, PROGRESS)[0])
     plain = logits_of(score_function(0.1)(params(), batch._replace(control=()), PROGRESS)[0])
     in_parts = logits_of(accumulated(score_function(0.1), part)(params(), batch, PROGRESS)[0])
-    np.testing.assert_allclose(whole, plain - CONTROL, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(whole, plain - 3 * CONTROL, rtol=0, atol=1e-12)
     np.testing.assert_allclose(in_parts, whole, rtol=0, atol=1e-12)
 
 

@@ -193,7 +193,7 @@ def changed(name: str, value: Any, row: int = 1, column: int = 2) -> Rollout:
         (lambda: changed("log_prob", -np.inf), r"^rollout: the behaviour log-probability at step 1 of column 2: got -inf; it must be"),
         (lambda: changed("log_prob", np.nan), r"^rollout: the behaviour log-probability at step 1 of column 2: got nan; it must be"),
         (lambda: changed("reward", np.inf), r"^rollout: the reward at step 1 of column 2: got inf; it must be finite$"),
-        (lambda: changed("action", 7), r"^policy: its log π\(a\|o\) at step 1 of column 2: got nan; pass a policy for these spaces$"),
+        (lambda: changed("action", 7), r"^policy: the rollout's actions: got some that are no integers of Discrete"),
         (lambda: changed("time", 3), r"^rollout: column 2 is not one whole episode, from time 0 to its end; record it with episodes\(N\)"),
         (lambda: changed("mask", 0.0, row=0), r"^rollout: column 2 is not one whole episode"),
         (lambda: changed("truncated", False), r"^rollout: column 2 is not one whole episode"),

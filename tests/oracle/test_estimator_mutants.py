@@ -252,7 +252,7 @@ MUTANTS: dict[str, tuple[Callable[[], float], Plant]] = {
     "control left out": (the_control_is_the_constant_of_its_state, rewritten(score_function, "batch.control)", "())")),
     "control added": (
         the_control_is_the_constant_of_its_state,
-        rewritten(without_control, "jnp.subtract", "jnp.add"),
+        rewritten(without_control, "leaf - jnp.sum", "leaf + jnp.sum"),
     ),
     "truncation recorded as termination": (
         the_collector_records_what_happens,

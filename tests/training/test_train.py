@@ -62,7 +62,7 @@ def solvable(threshold: float = 0.9) -> Any:
 # ── definitions ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 KEYS = [
-    *("algorithm", "env", "backend", "num_steps", "num_envs", "seeds", "final_return", "steps_to_solve"),
+    *("algorithm", "env", "backend", "num_steps", "num_envs", "seeds", "final_return", "return_at_best", "steps_to_solve"),
     *("compile_seconds", "run_seconds", "steps_per_second", "run_dir"),
 ]
 

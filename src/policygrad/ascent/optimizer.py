@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +74,7 @@ def gradient_ascent(
     def init(params: Params) -> PyTree:
         return transform(jnp.zeros(())).init(params)
 
-    def step(key: Key, params: Params, state: PyTree, batch: Batch, progress: Array) -> tuple[Params, PyTree, dict]:
+    def step(key: Key, params: Params, state: PyTree, batch: Batch, progress: Array, refresh: Any = None) -> tuple[Params, PyTree, dict]:
         ascent, info = gradient(params, batch, progress)
         norm = global_norm(ascent)
         if max_grad_norm is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import re
 import sys
@@ -58,7 +59,7 @@ def train(words: Sequence[str]) -> int:
             kept = f"; the result is in {run.run_dir / 'result.json'}" if run.run_dir else ""
             troubles.append(RunError(f"{error}{kept}"))
 
-    names = {**RUN_OPTIONS, **request.settings}
+    names = {*RUN_OPTIONS, *inspect.signature(recipes()[request.algorithm]).parameters}
     try:
         algorithm = recipes()[request.algorithm](**request.settings)
         run = run_training(algorithm=algorithm, progress=choose_mode("plain" if plain else "auto"), on_result=report, **options)

@@ -103,6 +103,7 @@ def comparison_text(result: dict[str, Any]) -> str:
     lines = [
         f"{sizes}; {_sizes(result)}",
         f"J = {result['objective']:.6g}   |∇J| = {length:.6g}   π(a|o) = {_policy(result['policy'])}",
+        *(["∇J is 0: there is nothing to estimate; take a longer horizon, or another MDP"] if length == 0 else []),
         "",
         " " * (NAMES + 2) + "".join(f"{name:>{width}}" for name, width in COLUMNS),
     ]

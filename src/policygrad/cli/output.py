@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
+
 from policygrad.cli.options import width
 from policygrad.errors import RunError
 
@@ -84,6 +86,8 @@ def run_text(run: Any) -> str:
         f"{' each' if several else ''}, {_count(result['num_envs'], 'environment')}, {seeds}"
     )
     pairs = [("final return", _final(result["final_return"], run.reward_threshold, why="failed" if run.failures else "no episode ended"))]
+    if any(seed.evaluation_steps is not None for seed in run.seeds):
+        pairs.append(("at its best", _final(result["return_at_best"], None, why="no evaluation") + _best_at(run)))
     if run.reward_threshold is not None:
         pairs.append(("solved at", _solved(result["steps_to_solve"])))
     speed = f"{result['steps_per_second']:,.0f} steps/s"
@@ -104,6 +108,15 @@ def _final(returns: Sequence[float | None], threshold: float | None, why: str) -
     if threshold is not None:
         notes.append(f"solved means {number(threshold)}")
     return number(fmean(known)) + (f"  ({'; '.join(notes)})" if notes else "")
+
+
+def _best_at(run: Any) -> str:
+    """When the best evaluation of a single seed was."""
+    (seed, *others) = run.seeds
+    if others or seed.best_policy is None or seed.error:
+        return ""
+    at = seed.evaluation_steps[int(np.nanargmax(seed.evaluation_means))]
+    return f"  (mode actions, mean of {_count(seed.evaluation_returns.shape[1], 'episode')}, at {at:,} steps)"
 
 
 def _solved(steps: Sequence[int | None]) -> str:

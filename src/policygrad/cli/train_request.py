@@ -42,12 +42,17 @@ RUN_OPTIONS = {
         Option("init", str, "a policy file to start from", metavar="FILE", optional=True),
         Option("diagnostics", bool, "record the variance, signal-to-noise ratio and direction of each update's gradient", default=False),
         Option("until_solved", bool, "stop a seed once the mean of its last 20 returns reaches the reward threshold", default=False),
+        Option("evaluate_every", int, "evaluate after every so many steps, and at the end, and keep the best policy", optional=True),
+        Option("evaluate_episodes", int, "episodes of each evaluation", default=10),
         Option("config", str, "a JSON or TOML file of these names, or config.json of a run; flags override it", metavar="FILE"),
         JSON,
         Option("plain", bool, "progress as plain lines, without a bar"),
     )
 }
-TAKEN_FROM_RUNS = ("env", "env_args", "num_steps", "num_envs", "seeds", "backend", "vectorization", "diagnostics")
+TAKEN_FROM_RUNS = (
+    *("env", "env_args", "num_steps", "num_envs", "seeds", "backend", "vectorization", "diagnostics"),
+    *("evaluate_every", "evaluate_episodes"),
+)
 """What a run's own config.json gives a new run, beside the settings of its algorithm."""
 
 USAGE = "policygrad train {} --env ID --num-steps N [options]"
@@ -125,6 +130,8 @@ def _merged(theirs: dict[str, Any], flags: dict[str, Any], again: bool) -> dict[
     void = set()
     if "seed" in flags or "seeds" in flags:
         void |= {"seed", "seeds"}
+    if "evaluate_every" in flags and flags["evaluate_every"] is None:
+        void |= {"evaluate_episodes"}
     if again and "backend" in flags:
         void |= {"vectorization"}
     other_env = theirs.get("env") and flags.get("env", theirs["env"]).rpartition(":")[2] != theirs["env"].rpartition(":")[2]

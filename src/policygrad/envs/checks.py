@@ -13,6 +13,8 @@ from policygrad.errors import UsageError
 def numbers(what: str, values: Any) -> np.ndarray:
     """A float64 copy."""
     try:
+        if np.iscomplexobj(values):
+            raise UsageError(f"{what}: got complex numbers; give real ones")
         return np.array(values, np.float64)
     except (TypeError, ValueError):
         raise UsageError(f"{what}: got {type(values).__name__} that is no array of numbers; give nested lists of equal lengths") from None
@@ -31,7 +33,8 @@ def at(what: str, index: Any) -> str:
 
 def discount(value: Any) -> float:
     """γ in [0, 1]."""
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    value = value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+    number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (number and math.isfinite(value) and 0 <= value <= 1):
         raise UsageError(f"discount: got {value!r}; it must be a number in [0, 1]")
     return float(value)

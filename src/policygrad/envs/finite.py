@@ -22,7 +22,9 @@ from policygrad.spaces import Discrete
 from policygrad.types import Array, Key, Step
 
 TOLERANCE = 1e-8
-"""How far a row of probabilities may be from summing to 1."""
+"""How far a row of probabilities may be from summing to 1, …"""
+TOLERANCE_FLOAT32 = 1e-5
+"""… and how far where it comes in fewer digits than float64 has."""
 EXACT = 1e-12
 """A row nearer to 1 than this is kept as it is; one further off is divided by its sum."""
 
@@ -86,6 +88,8 @@ class FiniteMDP(base.Env):
         observations: Any = None,
         name: str = "FiniteMDP",
     ):
+        if not isinstance(name, str):
+            raise UsageError(f"name: got {name!r}; it must be a string")
         given = checks.numbers("transitions", transitions)
         if given.ndim != 3 or given.size == 0 or given.shape[0] != given.shape[2]:
             raise UsageError(f"transitions: got shape {given.shape}; it must be [S, A, S], states × actions × next states")
@@ -95,7 +99,7 @@ class FiniteMDP(base.Env):
         arguments = {
             "transitions": checks.frozen(given),
             "rewards": checks.frozen(_rewards(rewards, num_states, num_actions, ends)),
-            "initial": checks.frozen(_initial(initial, ends)),
+            "initial": checks.frozen(_initial(initial, ends, _tolerance(initial))),
             "discount": checks.discount(discount),
             "terminal": checks.frozen(ends),
             "time_limit": checks.time_limit(time_limit),
@@ -103,7 +107,7 @@ class FiniteMDP(base.Env):
             "name": name,
         }
         tables = {
-            "transitions": checks.frozen(_distributions(given, ends)),
+            "transitions": checks.frozen(_distributions(given, ends, _tolerance(transitions))),
             "rewards": _paid(arguments["rewards"], ends),
         }
         attributes = arguments | tables
@@ -239,7 +243,12 @@ def _draw(key: Key, thresholds: Array) -> Array:
 # ── checks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _distributions(table: np.ndarray, terminal: np.ndarray) -> np.ndarray:
+def _tolerance(given: Any) -> float:
+    coarse = getattr(given, "dtype", None) in (np.float16, np.float32)
+    return TOLERANCE_FLOAT32 if coarse else TOLERANCE
+
+
+def _distributions(table: np.ndarray, terminal: np.ndarray, tolerance: float) -> np.ndarray:
     table = np.where(terminal[:, None, None], 0.0, table)
     for wrong, must in ((~np.isfinite(table), "a finite probability"), (table < 0, "at least 0")):
         if wrong.any():
@@ -247,14 +256,14 @@ def _distributions(table: np.ndarray, terminal: np.ndarray) -> np.ndarray:
             raise UsageError(f"{checks.at('transitions', first)}: got {table[tuple(first)]:g}; it must be {must}")
     sums = table.sum(axis=2)
     off = np.abs(sums - 1) * ~terminal[:, None]
-    if (off > TOLERANCE).any():
-        first = np.argwhere(off > TOLERANCE)[0]
+    if (off > tolerance).any():
+        first = np.argwhere(off > tolerance)[0]
         hint = "the probabilities of all next states, 1" if sums[tuple(first)] else "1 (a state without moves belongs in `terminal`)"
         raise UsageError(f"{checks.at('transitions', first)}: its row sums to {sums[tuple(first)]:.10g}; it must sum to {hint}")
     return np.where((off > EXACT)[..., None], table / np.where(sums == 0, 1, sums)[..., None], table)
 
 
-def _initial(values: Any, terminal: np.ndarray) -> np.ndarray:
+def _initial(values: Any, terminal: np.ndarray, tolerance: float) -> np.ndarray:
     start = checks.numbers("initial", values)
     if start.shape != terminal.shape:
         raise UsageError(f"initial: got shape {start.shape}; it must be [{len(terminal)}], a probability for each state")
@@ -268,7 +277,7 @@ def _initial(values: Any, terminal: np.ndarray) -> np.ndarray:
             f"{checks.at('initial', first)}: got {start[tuple(first)]:g} at a terminal state; no episode can start there: give it 0"
         )
     total = start.sum()
-    if abs(total - 1) > TOLERANCE:
+    if abs(total - 1) > tolerance:
         raise UsageError(f"initial: sums to {total:.10g}; the probabilities of all first states must sum to 1")
     return start / total if abs(total - 1) > EXACT else start
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import inspect
 import os
 import signal
@@ -443,6 +444,9 @@ def _made(name: str, single: Callable[[], Any]) -> Any:
     except TypeError as error:
         raise UsageError(f"environment {name} does not take these arguments: {_first_line(error)}") from error
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+        if "mujoco" in str(error).lower() and importlib.util.find_spec("mujoco") is None:
+            # Gymnasium's own line names its own extra, which does not bound the version.
+            raise UsageError(f'environment {name} needs MuJoCo: got none installed; pip install "policygrad[mujoco]"') from error
         raise UsageError(f"environment {name} needs a package that is not installed: {_first_line(error)}") from error
     except UsageError:
         raise

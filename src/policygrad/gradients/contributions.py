@@ -21,8 +21,9 @@ def contributions(gradient: Callable[..., tuple[Params, dict]]) -> Callable[[Par
 
     Columns are environments, or episodes where `episodes(N)` collects them; a single column is cut into up to 8 parts in
     time instead. Ψ is that of the whole batch: a baseline over the batch is the same for all of them, so the g_i are
-    independent only as far as the baseline is fixed. A control variate is shared out evenly. Parts in time are cut by steps, not by
-    rows, so that the padding after a short episode is no part: only fewer steps than parts leave the last parts empty.
+    independent only as far as the baseline is fixed. A control variate is each column's own; that of a single column is
+    shared out evenly. Parts in time are cut by steps, not by rows, so that the padding after a short episode is no part:
+    only fewer steps than parts leave the last parts empty.
 
     Args:
         gradient: Gradient = (params, batch, progress) -> (gradient, info), a sum over steps, as `score_function`'s is.
@@ -40,10 +41,11 @@ def contributions(gradient: Callable[..., tuple[Params, dict]]) -> Callable[[Par
         def one(index: Array) -> Params:
             if columns > 1:
                 piece = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, index, 1, axis=1), batch)
+                lost = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, index, 1), control)
             else:
                 piece = batch._replace(weights=batch.weights * (part == index))
-            share = jax.tree.map(lambda leaf: leaf / parts, control)
-            return without_control(gradient(params, piece, progress)[0], share)
+                lost = jax.tree.map(lambda leaf: leaf / parts, control)
+            return without_control(gradient(params, piece, progress)[0], lost)
 
         return jax.vmap(one)(jnp.arange(parts))
 

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from policygrad.errors import UsageError
+from policygrad.errors import SpaceError, UsageError
 from policygrad.gradients.weights import Weight, effective_sample_size, per_decision
+from policygrad.spaces import Discrete, Space
 from policygrad.types import Array, Rollout
 
 SMALLEST_SHARE = 0.1
@@ -46,7 +47,7 @@ def off_policy_value(policy: Any, rollout: Rollout, *, discount: float, weight: 
     objective of the recorded episodes: a truncated one counts with what it has. `truncated` and `self_normalised` weights
     are biased, the second less so the more episodes there are; `per_step` counts states and rewards as b meets them.
 
-    Sums and weights are in float64; log π is in the policy's own precision, as the recorded log b is.
+    Sums, weights and log π are in float64; the recorded log b is in its own precision.
 
     Args:
         policy: π.
@@ -59,6 +60,7 @@ def off_policy_value(policy: Any, rollout: Rollout, *, discount: float, weight: 
         in 1/N; where the weights are heavy-tailed, as the effective sample size tells, it is too small.
 
     Raises:
+        SpaceError: for a policy of other spaces, as far as the record shows.
         UsageError: for parts of episodes; for a behaviour log-probability that is not finite, a reward that is not, an action
             that π does not know; for a γ out of range.
 
@@ -70,9 +72,15 @@ def off_policy_value(policy: Any, rollout: Rollout, *, discount: float, weight: 
     """
     if isinstance(discount, bool) or not isinstance(discount, int | float | np.number) or not 0 <= discount <= 1:
         raise UsageError(f"discount: got {discount!r}; it must be a number in [0, 1]")
+    if not callable(weight):
+        raise UsageError(f"weight: got {weight!r}; it must be a function of gradients.weights, e.g. WEIGHTS['trajectory']")
     require_behaviour(rollout)
     require_whole_episodes(rollout)
-    log_prob = np.asarray(_log_prob(policy, rollout.carry, rollout.obs, rollout.action, rollout.time), np.float64)
+    require_fit(policy, rollout)
+    with jax.enable_x64(True):
+        # In float64, also of a policy whose parameters are float32.
+        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, policy)
+        log_prob = np.asarray(_log_prob(wide, rollout.carry, rollout.obs, rollout.action, rollout.time), np.float64)
     _refuse(np.isnan(log_prob) | (log_prob == np.inf), rollout, "policy: its log π(a|o)", log_prob, "pass a policy for these spaces")
     mask = np.asarray(rollout.mask) > 0
     log_ratios = np.where(mask, log_prob - np.where(mask, rollout.log_prob, 0), 0)
@@ -108,6 +116,35 @@ def estimate(weight: Weight, log_ratios: Array, rollout: Rollout, discount: Arra
 def _log_prob(policy: Any, carry: Any, obs: Array, action: Array, time: Array) -> Array:
     distribution, _ = policy.unroll(carry, obs, time == 0)
     return distribution.log_prob(action)
+
+
+def require_fit(policy: Any, rollout: Rollout) -> None:
+    """Checks that a policy could have seen these observations and taken these actions, as far as the record tells.
+
+    Raises:
+        UsageError: it is no policy. SpaceError: it is for other spaces.
+    """
+    if not (hasattr(policy, "unroll") and hasattr(policy, "observation_space")):
+        raise UsageError(f"policy: got {type(policy).__name__}; it must be a policy, e.g. what `load` returns or `run.policy`")
+    for what, values, space in (
+        ("observations", rollout.obs, policy.observation_space),
+        ("actions", rollout.action, policy.action_space),
+    ):
+        require_space(f"policy: the rollout's {what}", values, rollout.mask, space)
+
+
+def require_space(what: str, values: Any, mask: Any, space: Space) -> None:
+    """Checks that the recorded values [T, B, …] of valid steps may come from a space.
+
+    Raises:
+        SpaceError: naming `what`.
+    """
+    values = np.asarray(values)
+    if values.shape[2:] != space.shape:
+        raise SpaceError(f"{what}: got shape {values.shape[2:]} where {space} belongs; rollout and policy must be of one environment")
+    valid = values[np.asarray(mask) > 0]
+    if isinstance(space, Discrete) and (not np.issubdtype(values.dtype, np.integer) or valid.min() < 0 or valid.max() >= space.n):
+        raise SpaceError(f"{what}: got some that are no integers of {space}, counted from 0; rollout and policy must be of one environment")
 
 
 def require_behaviour(rollout: Rollout, what: str = "rollout") -> None:

@@ -74,7 +74,7 @@ def policy_loss(entropy_bonus: float | Callable[[Array], Array] = 0.0) -> Callab
 def score_function(entropy_bonus: float | Callable[[Array], Array] = 0.0) -> Callable[..., tuple[Params, dict]]:
     """Gradient = (params, batch, progress) -> (estimate of ∇J, info): autodiff of `policy_loss`, sign turned to ascend.
 
-    ∇J ≈ Σ_t w_t [ ∇ log π(a_t|o_t) Ψ_t + β ∇H(π(·|o_t)) ] − batch.control
+    ∇J ≈ Σ_t w_t [ ∇ log π(a_t|o_t) Ψ_t + β ∇H(π(·|o_t)) ] − Σ_i batch.control_i
     """
     loss = policy_loss(entropy_bonus)
 
@@ -86,7 +86,7 @@ def score_function(entropy_bonus: float | Callable[[Array], Array] = 0.0) -> Cal
 
 
 def without_control(gradient: Params, control: PyTree) -> Params:
-    """The gradient minus a baseline's control variate, if it has one."""
+    """The gradient minus a baseline's control variate, summed over columns [B], if it has one."""
     if not jax.tree.leaves(control):
         return gradient
-    return gradient._replace(policy=jax.tree.map(jnp.subtract, gradient.policy, control))
+    return gradient._replace(policy=jax.tree.map(lambda leaf, lost: leaf - jnp.sum(lost, axis=0), gradient.policy, control))

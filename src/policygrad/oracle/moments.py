@@ -80,15 +80,27 @@ class Moments:
 
     @property
     def signal_to_noise(self) -> float:
-        """|E[ĝ]|² / tr Cov[ĝ]; infinite without variance."""
+        """|E[ĝ]|² / tr Cov[ĝ]; infinite without variance, NaN where both are 0 up to rounding."""
         signal = float(self.mean @ self.mean)
-        return signal / self.variance if self.variance > 0 else math.inf if signal > 0 else math.nan
+        if self._is_nothing(math.sqrt(signal)):
+            signal = 0.0
+        return signal / self.variance if self.variance > self._rounding**2 else math.inf if signal > 0 else math.nan
 
     @property
     def cosine(self) -> float:
-        """The cosine of the angle between E[ĝ] and g, in [−1, 1]; NaN where one of them is 0."""
-        lengths = float(np.linalg.norm(self.mean) * np.linalg.norm(self.target))
-        return min(1.0, max(-1.0, float(self.mean @ self.target) / lengths)) if lengths > 0 else math.nan
+        """The cosine of the angle between E[ĝ] and g, in [−1, 1]; NaN where one of them is 0 up to rounding."""
+        mean, target = float(np.linalg.norm(self.mean)), float(np.linalg.norm(self.target))
+        if self._is_nothing(mean) or self._is_nothing(target):
+            return math.nan
+        return min(1.0, max(-1.0, float(self.mean @ self.target) / (mean * target)))
+
+    @property
+    def _rounding(self) -> float:
+        """What a sum of numbers of this size may be off by."""
+        return 1e-13 * math.sqrt(max(0.0, self.variance) + float(self.mean @ self.mean) + float(self.target @ self.target))
+
+    def _is_nothing(self, length: float) -> bool:
+        return length <= self._rounding
 
     def trajectories_for_cosine(self, cosine: float = 0.9) -> float:
         """How many trajectories bring the estimate within an angle of g.
@@ -160,6 +172,8 @@ def moments(
         SpaceError: a policy for other spaces.
     """
     require_finite(mdp)
+    if not isinstance(algorithm, Algorithm):
+        raise UsageError(f"algorithm: got {type(algorithm).__name__}; it must be what a recipe returns, e.g. policygrad.reinforce()")
     whole = algorithm.collect.kind == "episodes"
     rows = _rows(algorithm, mdp, horizon)
     _check_count("num_trajectories", num_trajectories)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from policygrad.errors import UsageError
 from policygrad.types import PyTree
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -49,6 +50,18 @@ def as_float64(tree: PyTree) -> PyTree:
     return jax.tree.map(cast, tree)
 
 
+def _require_scope(policy: PyTree) -> None:
+    wide = any(getattr(leaf, "dtype", None) == np.float64 for leaf in jax.tree.leaves(policy))
+    if wide and jnp.result_type(float) != np.float64:  # JAX would round some of it halfway, or fail
+        raise UsageError("policy: got float64 parameters outside of jax.enable_x64(True); differentiate inside the scope that made them")
+
+
+def _require_numbers(policy: PyTree) -> None:
+    for leaf in jax.tree.leaves(policy):
+        if jnp.issubdtype(getattr(leaf, "dtype", object), jnp.floating) and np.isnan(np.asarray(leaf)).any():
+            raise UsageError("policy: got NaN among its parameters; they must be numbers")
+
+
 def exactly(function: F) -> F:
     """Makes `function(mdp, policy, …)` compute in float64 and return NumPy, unless the policy is traced.
 
@@ -59,7 +72,9 @@ def exactly(function: F) -> F:
     @functools.wraps(function)
     def wrapper(mdp: Any, policy: Any, *args: Any, **kwargs: Any) -> Any:
         if traced(policy):
+            _require_scope(policy)
             return function(mdp, policy, *args, **kwargs)
+        _require_numbers(policy)
         with float64():
             return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64)[()], function(mdp, as_float64(policy), *args, **kwargs))
 

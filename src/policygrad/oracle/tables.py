@@ -86,6 +86,8 @@ def unbounded(mdp: Any, *, undiscounted: bool = False) -> bool:
 def probabilities(mdp: FiniteMDP, policy: PyTree) -> Array:
     """π(a|o(s)), [S, A]."""
     require_finite(mdp)
+    if not callable(policy):
+        raise UsageError(f"policy: got {type(policy).__name__}; exact answers need a policy, e.g. tabular_softmax(logits)")
     for leaf in jax.tree.leaves(policy):
         if not hasattr(leaf, "dtype"):
             raise UsageError(f"policy: got {type(policy).__name__} with a {type(leaf).__name__} in it; it must be a module whose leaves are"

@@ -12,16 +12,27 @@ A policy is features followed by a head, and a function from observations to a d
     policy          Policy and its heads
     builders        makers of (key, spec) -> Policy, checked against the spaces
     critics         V(o) as a table, linear, or a network, and their builders
+    normaliser      running statistics, and the acting policy that has them inside: Normalised
     files           one file per policy: safetensors and JSON, no code
 """
 
 from __future__ import annotations
 
 from policygrad.policies.builders import PolicyBuilder, default, linear, mlp, polynomial, state_action, table, tabular_softmax
-from policygrad.policies.critics import Critic, CriticBuilder, default_critic, linear_critic, network_critic, table_critic
+from policygrad.policies.critics import (
+    Critic,
+    CriticBuilder,
+    SharedCritic,
+    default_critic,
+    linear_critic,
+    network_critic,
+    shared_critic,
+    table_critic,
+)
 from policygrad.policies.distributions import Categorical, Distribution, Gaussian
 from policygrad.policies.files import load, require_spaces, save, storable
 from policygrad.policies.networks import MLP
+from policygrad.policies.normaliser import Normalised
 from policygrad.policies.policy import Policy
 
 __all__ = [
@@ -31,8 +42,10 @@ __all__ = [
     "CriticBuilder",
     "Distribution",
     "Gaussian",
+    "Normalised",
     "Policy",
     "PolicyBuilder",
+    "SharedCritic",
     "default",
     "default_critic",
     "linear",
@@ -43,6 +56,7 @@ __all__ = [
     "polynomial",
     "require_spaces",
     "save",
+    "shared_critic",
     "state_action",
     "storable",
     "table",

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from policygrad.errors import SpaceError, UsageError
 from policygrad.policies.features import (
@@ -199,13 +200,16 @@ def tabular_softmax(logits: Array) -> Policy:
         π(a|s) = softmax(θ_s)_a
 
     Args:
-        logits: θ, [S, A] floats; their dtype stays.
+        logits: θ, [S, A]; their dtype stays: NumPy's float64 remains NumPy's, for exact answers, and JAX rounds it where it computes
+            with it in float32. Lists are NumPy's.
     """
-    logits = jnp.asarray(logits)
+    logits = logits if hasattr(logits, "ndim") else np.asarray(logits)
     if logits.ndim != 2 or 0 in logits.shape:
         raise UsageError(f"logits of a tabular policy: got shape {logits.shape}; give [states, actions]")
     if not jnp.issubdtype(logits.dtype, jnp.floating):
-        logits = logits.astype(jnp.result_type(float))
+        if not (jnp.issubdtype(logits.dtype, jnp.integer) or logits.dtype == bool):
+            raise UsageError(f"logits of a tabular policy: got {logits.dtype}; give numbers")
+        logits = logits.astype(np.float64 if isinstance(logits, np.ndarray) else jnp.result_type(float))
     return Policy(Index(logits.shape[0]), TableHead(logits), Discrete(logits.shape[0]), Discrete(logits.shape[1]))
 
 

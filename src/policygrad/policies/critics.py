@@ -1,11 +1,13 @@
 """V(o): critics, and the makers of their builders.
 
-    critic(policy, rollout, carry) -> (values, next_values), each [T, B]
-    critic.value(obs)              -> [...]
+    critic(policy, rollout, carry)         -> (values, next_values), each [T, B]
+    critic.beside(policy, rollout, carry)  -> (π(·|o_t), values), what a loss reads of both, features that they share made once
+    critic.value(obs)                      -> [...], but for a critic that shares the policy's features
 
 `next_values` belong to the *true* next observations, before any reset, so that a truncated step bootstraps from where
-it was cut and not from the start of the next episode. The policy is handed over for critics that share its features;
-the ones here do not.
+it was cut and not from the start of the next episode. The policy is handed over for critics that share its features.
+
+A builder is (key, spec, policy) -> critic; only `shared_critic` looks at the policy.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from policygrad.errors import SpaceError, UsageError
+from policygrad.policies.distributions import Distribution
 from policygrad.policies.features import Index, Polynomial, learnt
-from policygrad.policies.networks import affine, check_network
+from policygrad.policies.networks import affine, check_network, linear_layers
 from policygrad.spaces import Box, Discrete
 from policygrad.types import Array, Key, PyTree, Rollout, Spec
 
@@ -42,11 +46,43 @@ class Critic(eqx.Module):
 
     def __call__(self, policy: Any, rollout: Rollout, carry: PyTree) -> tuple[Array, Array]:
         """(V(o_t), V(o_{t+1})), each [T, B]: one pass over both, because few large arrays beat many small ones."""
-        both = self.value(jnp.concatenate([rollout.obs, rollout.next_obs]))
-        return both[: len(rollout.obs)], both[len(rollout.obs) :]
+        return _here_and_next(self.value, rollout)
+
+    def beside(self, policy: Any, rollout: Rollout, carry: PyTree) -> tuple[Distribution, Array]:
+        """(π(·|o_t), V(o_t)), each over [T, B]."""
+        distribution, _ = policy.unroll(carry, rollout.obs, rollout.time == 0)
+        return distribution, self.value(rollout.obs)
 
 
-CriticBuilder = Callable[[Key, Spec], Critic]
+class SharedCritic(eqx.Module):
+    """A head over the policy's own features, for a critic that climbs with the policy.
+
+        V(o) = head(policy.features(o))
+
+    The value loss moves the features as well: they serve both.
+
+    Args:
+        head: a Module, x -> [...].
+    """
+
+    head: Any
+
+    def __call__(self, policy: Any, rollout: Rollout, carry: PyTree) -> tuple[Array, Array]:
+        """(V(o_t), V(o_{t+1})), each [T, B]."""
+        return _here_and_next(lambda obs: self.head(policy.features(obs)), rollout)
+
+    def beside(self, policy: Any, rollout: Rollout, carry: PyTree) -> tuple[Distribution, Array]:
+        """(π(·|o_t), V(o_t)), each over [T, B]. Written with two forward passes, it would be differentiated twice as well."""
+        x = policy.features(rollout.obs)
+        return policy.head(x), self.head(x)
+
+
+CriticBuilder = Callable[..., Critic | SharedCritic]
+
+
+def _here_and_next(value: Callable[[Array], Array], rollout: Rollout) -> tuple[Array, Array]:
+    both = value(jnp.concatenate([rollout.obs, rollout.next_obs]))
+    return both[: len(rollout.obs)], both[len(rollout.obs) :]
 
 
 class TableValue(eqx.Module):
@@ -91,7 +127,7 @@ def default_critic(
     if hidden_sizes is not None:
         return network_critic(hidden_sizes, activation, initialisation)
     network, lookup = network_critic((64, 64), activation, initialisation), table_critic()
-    return lambda key, spec: (network if isinstance(spec.observation_space, Box) else lookup)(key, spec)
+    return lambda key, spec, policy=None: (network if isinstance(spec.observation_space, Box) else lookup)(key, spec)
 
 
 def network_critic(hidden_sizes: Sequence[int] = (64, 64), activation: str = "tanh", initialisation: str = "orthogonal") -> CriticBuilder:
@@ -101,7 +137,7 @@ def network_critic(hidden_sizes: Sequence[int] = (64, 64), activation: str = "ta
     """
     hidden_sizes = check_network(hidden_sizes, activation, initialisation)
 
-    def build(key: Key, spec: Spec) -> Critic:
+    def build(key: Key, spec: Spec, policy: Any = None) -> Critic:
         features, output = learnt(
             key, spec.observation_space, hidden_sizes, 1, activation=activation, initialisation=initialisation, output_gain=1.0
         )
@@ -113,10 +149,10 @@ def network_critic(hidden_sizes: Sequence[int] = (64, 64), activation: str = "ta
 def table_critic() -> CriticBuilder:
     """One value per state, 0 at first. The builder raises SpaceError unless observations are Discrete."""
 
-    def build(key: Key, spec: Spec) -> Critic:
+    def build(key: Key, spec: Spec, policy: Any = None) -> Critic:
         space = spec.observation_space
         if not isinstance(space, Discrete):
-            raise SpaceError(f"a table of values needs Discrete observations: got {space}; use linear_critic() or network_critic()")
+            raise SpaceError(f"a table of values needs Discrete observations: got {space}; use a linear one or a network")
         return Critic(Index(space.n), TableValue(jnp.zeros(space.n)))
 
     return build
@@ -133,11 +169,41 @@ def linear_critic(degree: int = 1) -> CriticBuilder:
     if isinstance(degree, bool) or not isinstance(degree, int) or degree < 0:
         raise UsageError(f"degree of the critic's features: got {degree}; it must be an integer of at least 0")
 
-    def build(key: Key, spec: Spec) -> Critic:
+    def build(key: Key, spec: Spec, policy: Any = None) -> Critic | SharedCritic:
         space = spec.observation_space
         if isinstance(space, Discrete):  # every monomial of a unit vector is one of its elements, or 0
             return table_critic()(key, spec)
         features = Polynomial(space.shape, degree)
         return Critic(features, WeightedValue(jnp.zeros(features.num_features)))
+
+    return build
+
+
+def shared_critic(initialisation: str = "orthogonal") -> CriticBuilder:
+    """An affine head over the last hidden layer of the policy: `SharedCritic`. Under "orthogonal" its gain is 1.
+
+    Args:
+        initialisation: a name of `networks.INITIALISATIONS`.
+
+    Returns:
+        builder (key, spec, policy), which raises UsageError for a policy without learnt features, and where no policy is given,
+        as for a critic that is fitted apart from it.
+    """
+    check_network((), "tanh", initialisation)
+
+    def build(key: Key, spec: Spec, policy: Any = None) -> SharedCritic:
+        if policy is None:
+            raise UsageError(
+                "critic: got shared_critic() for one that is fitted apart from the policy; it must climb with it: joint_value(…)"
+            )
+        if not jax.tree.leaves(policy.features):
+            raise UsageError(
+                "critic: got shared_critic() with a policy that has no hidden layer to share; give it hidden_sizes, or a critic of its own"
+            )
+        space = spec.observation_space
+        obs = jax.ShapeDtypeStruct(space.shape, jax.dtypes.canonicalize_dtype(space.dtype))
+        width = jax.eval_shape(policy.features, obs).shape[-1]
+        (output,) = linear_layers(key, (width, 1), initialisation)
+        return SharedCritic(AffineValue(output))
 
     return build

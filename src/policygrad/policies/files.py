@@ -36,7 +36,7 @@ import safetensors.numpy
 
 from policygrad._version import __version__
 from policygrad.errors import OutputError, PolicyFileError, SpaceError, UsageError
-from policygrad.policies import critics, features, networks, policy
+from policygrad.policies import critics, features, networks, normaliser, policy
 from policygrad.policies.distributions import Categorical
 from policygrad.spaces import Box, Discrete, Space
 
@@ -59,7 +59,7 @@ CLASSES: dict[str, type] = {
             *(features.StateAction, features.StateActionPolynomial, features.PerStatePolynomial),
             networks.MLP,
             *(policy.Policy, policy.TableHead, policy.LinearCategorical, policy.Preferences),
-            *(policy.LinearGaussian, policy.FixedGaussian),
+            *(policy.LinearGaussian, policy.FixedGaussian, normaliser.Normalised),
             *(critics.Critic, critics.TableValue, critics.WeightedValue, critics.AffineValue),
         )
     },

@@ -70,7 +70,7 @@ class TableHead(eqx.Module):
     logits: Array
 
     def __call__(self, x: Array) -> Categorical:
-        return Categorical(self.logits[x])
+        return Categorical(jnp.asarray(self.logits)[x])
 
 
 class LinearCategorical(eqx.Module):

@@ -35,6 +35,7 @@ def figures(
     """Draw a run, or compare several.
 
     returns.png           does it learn? Return per episode, moving average, band over seeds, the threshold
+    evaluations.png       how good is the policy without exploring?
     performance.png       does it climb? V(s₀), the performance measure J(θ)
     gradient_norm.png     how large are its steps' directions?
     variance.png          how much do the weights Ψ vary, without and with the baseline?
@@ -63,6 +64,7 @@ def figures(
     made = []
     for name, draw in (
         ("returns.png", _returns),
+        ("evaluations.png", _evaluations),
         ("performance.png", _performance),
         ("gradient_norm.png", _gradient_norm),
         ("variance.png", _variance),
@@ -82,6 +84,27 @@ def figures(
 
 
 # ---------------------------------------------------------------- the pictures
+
+
+def _evaluations(runs: Sequence[RunRecords], path: Path) -> bool:
+    curves = _curves(runs, [_evaluated(run) for run in runs], lambda num_evaluations: 1)
+    if not curves:
+        return False
+    figure, (ax,) = style.canvas("Return in evaluations", _subtitle(runs, curves, "mode actions"))
+    style.legend(ax, _draw(ax, curves, "mean of an evaluation", dots=None))
+    for threshold in sorted({float(value) for run in runs if (value := run.config.get("reward_threshold")) is not None}):
+        _threshold(ax, threshold)
+    _finish(ax, curves, "mean return of an evaluation's episodes")
+    style.save(figure, path)
+    return True
+
+
+def _evaluated(run: RunRecords) -> Series:
+    series = []
+    for table in run.evaluations.values():
+        steps, which = np.unique(table["steps"], return_inverse=True)
+        series.append((steps.astype(np.float64), np.bincount(which, weights=table["return"]) / np.bincount(which)))
+    return series
 
 
 def _returns(runs: Sequence[RunRecords], path: Path) -> bool:

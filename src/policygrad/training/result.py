@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from policygrad.errors import RunError
-from policygrad.statistics import final_return, steps_to_solve
+from policygrad.statistics import SOLVE_WINDOW, final_return, steps_to_solve
 from policygrad.training.history import History
 
 
@@ -58,6 +58,31 @@ class SeedResult:
     ends: np.ndarray = field(default_factory=lambda: np.zeros(0, int))  # all environments' steps at the end
     steps: int = 0
     error: RunError | None = None
+    best_policy: Any = None  # that of the evaluation with the highest mean return, the first of equals; None without any
+    evaluation_steps: np.ndarray | None = None  # [K] all environments' steps at each evaluation; None where none was asked for
+    evaluation_returns: np.ndarray | None = None  # [K, evaluate_episodes]
+
+    @property
+    def evaluation_means(self) -> np.ndarray:
+        """Mean returns of the evaluations, [K]."""
+        return np.zeros(0) if self.evaluation_returns is None else self.evaluation_returns.mean(axis=1)
+
+    @property
+    def return_at_best(self) -> float | None:
+        """The highest mean return of an evaluation, which is that of `best_policy`; of 20 training episodes in a row where no
+        evaluations were asked for. Either is the best of many noisy numbers, so it flatters: `evaluate` measures on others."""
+        if self.evaluation_steps is None:
+            return best_stretch(self.returns)
+        means = self.evaluation_means
+        return float(np.nanmax(means)) if np.isfinite(means).any() else None
+
+
+def best_stretch(returns: np.ndarray, window: int = SOLVE_WINDOW) -> float | None:
+    """The highest mean return of `window` episodes in a row; of all if they are fewer, None if there are none."""
+    if len(returns) == 0:
+        return None
+    stretches = np.lib.stride_tricks.sliding_window_view(returns, min(window, len(returns)))
+    return float(stretches.mean(axis=-1).max())
 
 
 @dataclass
@@ -84,6 +109,16 @@ class Run:
     def policies(self) -> list[Any]:
         """The acting policies, one a seed."""
         return [seed.policy for seed in self.seeds]
+
+    @property
+    def best_policy(self) -> Any:
+        """The acting policy of the first seed's best evaluation; None without evaluations."""
+        return self.seeds[0].best_policy
+
+    @property
+    def best_policies(self) -> list[Any]:
+        """The acting policies of the best evaluations, one a seed."""
+        return [seed.best_policy for seed in self.seeds]
 
     @property
     def metrics(self) -> dict[str, np.ndarray]:
@@ -117,6 +152,7 @@ class Run:
             "num_envs": self.num_envs,
             "seeds": [seed.seed for seed in self.seeds],
             "final_return": [s and final_return(s.returns) for s in good],
+            "return_at_best": [s and s.return_at_best for s in good],
             "steps_to_solve": [s and steps_to_solve(s.returns, s.ends, self.reward_threshold) for s in good],
             "compile_seconds": round(self.compile_seconds, 3),
             "run_seconds": round(self.run_seconds, 6),

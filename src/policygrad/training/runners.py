@@ -26,7 +26,7 @@ from policygrad.types import Agent, Algorithm, Array, Key, PyTree, Rollout, Spec
 UserMetrics = Callable[[Agent, Rollout], dict[str, Array]]
 """A user's own metrics: scalars of the agent before the update and the rollout, computed inside the jitted iteration."""
 
-RESERVED = {"seed", "iteration", "steps", "return", "length", "steps_per_second"}
+RESERVED = {"seed", "iteration", "steps", "return", "length", "steps_per_second", "evaluation_return"}
 """Names of a record's own columns."""
 
 LOG_ELEMENTS = 2**21
@@ -80,23 +80,23 @@ def spec_of(env: Env | GymnasiumEnv, num_envs: int) -> Spec:
 
 
 def initial_agent(algorithm: Algorithm, spec: Spec, key: Key, total: int, policy: Any = None) -> Agent:
-    """A fresh agent, or one that starts from a given policy.
+    """A fresh agent, or one that starts from a given acting policy, the statistics inside it included.
 
     Raises:
         UsageError: if the policy has another structure than the one that the algorithm builds.
     """
     agent = algorithm.init(key, spec)
     if policy is not None:
-        ours, given = agent.params.policy, policy
+        ours, given = algorithm.policy(agent), policy
         if jax.tree.structure(ours) != jax.tree.structure(given) or any(
             np.shape(a) != np.shape(b) for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(given), strict=True)
         ):
             raise UsageError(
                 f"init: the policy has another structure ({_shapes(given)}) than the one that {algorithm.name} builds"
-                f" ({_shapes(ours)}); give the same hidden_sizes, activation and sigma as it was trained with"
+                f" ({_shapes(ours)}); give the same hidden_sizes, activation, sigma and normalisation as it was trained with"
             )
         policy = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), given, ours)
-        agent = agent._replace(params=agent.params._replace(policy=policy))
+        agent = algorithm.adopt(agent, policy)
     return agent._replace(total=jnp.asarray(total, jnp.int32))
 
 
@@ -177,12 +177,16 @@ class CompiledRunner(_Runner):
         """The state before the first step of run `seed`."""
         return self._start(seed, init_policy, self._collector.init)[0]
 
-    def advance(self, state: RunState, updates: int, until: Until | None = None) -> tuple[RunState, Chunk, bool]:
+    def advance(self, state: RunState, updates: int, until: Until | None = None, end: int | None = None) -> tuple[RunState, Chunk, bool]:
         """Runs `updates` iterations; fewer at the end of the run, at a failure, or where `until` says so.
+
+        Args:
+            end: stop with the update that reaches so many steps of all environments.
 
         Returns:
             (state, chunk, whether `until` ended it).
         """
+        end = self.num_steps if end is None else min(end, self.num_steps)
         if self._program is None:
             begin = time.perf_counter()
             self._build(state)
@@ -190,21 +194,21 @@ class CompiledRunner(_Runner):
         chunks: list[Chunk] = []
         while True:
             wanted = min(updates, self._capacity)
-            after, chunk = self._run(state, wanted)
+            after, chunk = self._run(state, wanted, end)
             last = until(chunks, chunk) if until is not None else None
             if last is not None and last + 1 < len(chunk.steps):
                 # The program ran past the end. It is a pure function, so running it again for fewer updates gives
                 # exactly the state at the end, however fast this machine is.
-                after, chunk = self._run(state, last + 1)
+                after, chunk = self._run(state, last + 1, end)
             chunks.append(chunk)
             state, updates = after, updates - wanted
-            if last is not None or updates == 0 or chunk.failure or len(chunk.steps) < wanted or int(chunk.steps[-1]) >= self.num_steps:
+            if last is not None or updates == 0 or chunk.failure or len(chunk.steps) < wanted or int(chunk.steps[-1]) >= end:
                 return state, joined(chunks), last is not None
 
-    def _run(self, state: RunState, updates: int) -> tuple[RunState, Chunk]:
+    def _run(self, state: RunState, updates: int, end: int) -> tuple[RunState, Chunk]:
         assert self._program is not None
         before = int(state.agent.steps)
-        after, count, values, log = self._program(state, jnp.asarray(updates, jnp.int32))
+        after, count, values, log = self._program(state, np.int32(updates), np.int32(end))
         n = int(count)
         values = np.asarray(values)[:n]
         at_update, row, column = np.nonzero(np.asarray(log.ended)[:n])
@@ -227,7 +231,7 @@ class CompiledRunner(_Runner):
     def _failure(self, state: RunState, updates: int, iteration: int, steps: int) -> RunError:
         """What went wrong in the last of `updates` iterations from `state`: its rollout is collected once more and read."""
         if updates > 1:
-            state = self._program(state, jnp.asarray(updates - 1, jnp.int32))[0]
+            state = self._program(state, np.int32(updates - 1), np.int32(self.num_steps))[0]
         collect_key, _ = jax.random.split(jax.random.fold_in(state.key, state.iteration))
         collect = jax.jit(lambda agent, key, env: self._collector.collect(self.algorithm.policy(agent), key, env)[1])
         rollout = collect(state.agent, collect_key, state.env)
@@ -260,14 +264,14 @@ class CompiledRunner(_Runner):
         capacity = self._capacity
         finite_at = self._names.index("finite")
 
-        def program(state: RunState, updates: Array) -> tuple[RunState, Array, Array, EpisodeLog]:
+        def program(state: RunState, updates: Array, end: Array) -> tuple[RunState, Array, Array, EpisodeLog]:
             values = jnp.zeros((capacity, len(self._names)), jnp.float32)
             logs = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), log)
 
             def more(loop: Any) -> Array:
                 count, state, values, _ = loop
                 healthy = (count == 0) | (values[jnp.maximum(count - 1, 0), finite_at] > 0)
-                return (count < updates) & (state.agent.steps < state.agent.total) & healthy
+                return (count < updates) & (state.agent.steps < end) & healthy
 
             def body(loop: Any) -> Any:
                 count, state, values, logs = loop
@@ -278,7 +282,7 @@ class CompiledRunner(_Runner):
             count, state, values, logs = jax.lax.while_loop(more, body, (jnp.zeros((), jnp.int32), state, values, logs))
             return state, count, values, logs
 
-        self._program = jax.jit(program).lower(state, jnp.zeros((), jnp.int32)).compile()
+        self._program = jax.jit(program).lower(state, np.int32(0), np.int32(0)).compile()
 
 
 class HostRunner(_Runner):
@@ -299,12 +303,16 @@ class HostRunner(_Runner):
         self._collector = HostCollector(self.env, self.algorithm.collect, self.num_envs, seed=seed, key=env_key)
         return state
 
-    def advance(self, state: RunState, updates: int, until: Until | None = None) -> tuple[RunState, Chunk, bool]:
+    def advance(self, state: RunState, updates: int, until: Until | None = None, end: int | None = None) -> tuple[RunState, Chunk, bool]:
         """Runs `updates` iterations; fewer at the end of the run, at a failure, or where `until` says so.
+
+        Args:
+            end: stop with the update that reaches so many steps of all environments.
 
         Returns:
             (state, chunk, whether `until` ended it).
         """
+        end = self.num_steps if end is None else min(end, self.num_steps)
         collector = self._collector
         assert collector is not None, "start() comes first"
         if not self._warm:
@@ -340,7 +348,7 @@ class HostRunner(_Runner):
             chunk = Chunk(metrics, np.array([steps]), log.returns[row, column], log.lengths[row, column], ends, at_update)
             stop = until is not None and until(chunks, chunk) is not None
             chunks.append(chunk)
-            if stop or failure or steps >= self.num_steps:
+            if stop or failure or steps >= end:
                 break
         chunk = joined(chunks)._replace(failure=failure)
         return state._replace(agent=agent, iteration=jnp.asarray(iteration, jnp.int32)), chunk, stop

@@ -24,6 +24,7 @@ from policygrad.envs import LQR, AnyEnv, Env, FiniteMDP, has_gymnasium, make
 from policygrad.errors import PolicygradError, RunError, UsageError
 from policygrad.records import Records, default_run_dir
 from policygrad.spaces import Discrete
+from policygrad.training.evaluations import EPISODES, Evaluations, evaluator_of
 from policygrad.training.history import History, Recorder, first_solved
 from policygrad.training.progress import Progress, choose_mode
 from policygrad.training.result import Run, RunProgress, SeedResult
@@ -116,7 +117,7 @@ def _exact_gradient(env: AnyEnv, algorithm: Algorithm, spec: Spec) -> tuple[Call
 
     exact = partial(policy_gradient, env)
     try:
-        jax.eval_shape(lambda key: exact(algorithm.init(key, spec).params.policy), jax.random.key(0))
+        jax.eval_shape(lambda key: exact(algorithm.policy(algorithm.init(key, spec))), jax.random.key(0))
     except UsageError as error:  # of episodes that may never end, or of a policy that the oracle cannot read
         return None, f"diagnostics without exact_cosine: {error}"
     return exact, ""
@@ -209,6 +210,8 @@ def train(
     out: str | Path | bool | None = None,
     init: Any = None,
     until_solved: bool = False,
+    evaluate_every: int | None = None,
+    evaluate_episodes: int = EPISODES,
     callbacks: Callback | Sequence[Callback] = (),
     callback_every: int = 1,
     metrics: UserMetrics | None = None,
@@ -232,6 +235,11 @@ def train(
         init: a policy, or a file of one, to start from; of the structure that the algorithm builds.
         until_solved: stop a seed with the update in which the mean return of the last 20 episodes reaches the
             environment's reward threshold.
+        evaluate_every: evaluate the policy after every so many steps of all environments (with the first update that reaches them) and
+            at the end of the run, and keep the best; None never does. Actions are modes; the environments are others of the same kind,
+            the episodes the same at each evaluation, none of training's, and none of those of `evaluate`. Training itself stays bit for
+            bit what it is without; the time counts as the run's.
+        evaluate_episodes: of each evaluation, ≥ 1.
         callbacks: functions of a `RunProgress`, called after every `callback_every` updates; one that returns True stops the seed.
         callback_every: ≥ 1. Larger is faster in the compiled loop.
         metrics: your own: (agent before the update, rollout) -> dict of scalars, computed inside the jitted iteration and recorded.
@@ -244,7 +252,8 @@ def train(
         on_result: called with the `Run` when it is done and saved, before figures are drawn.
 
     Returns:
-        A `Run`: `policy`, `policies`, `metrics`, `returns`, `run_dir`, `result()`, `failures`.
+        A `Run`: `policy`, `policies`, `best_policy`, `best_policies`, `metrics`, `returns`, `run_dir`, `result()`, `failures`. With
+        evaluations, `metrics["evaluation_return"]` holds their mean returns, NaN after updates without one.
 
     Raises:
         UsageError: anything wrong before the first step; nothing was written.
@@ -255,7 +264,10 @@ def train(
     chosen = _seed_list(seed, seeds)
     calls = [callbacks] if callable(callbacks) else list(callbacks)
     callback_every = _count("callback_every", callback_every)
+    evaluate_every = None if evaluate_every is None else _count("evaluate_every", evaluate_every)
+    evaluate_episodes = _count("evaluate_episodes", evaluate_episodes, 2**20)
     session = _Session(env, algorithm, num_steps, num_envs, backend, init, metrics, diagnostics, options)
+    evaluator = evaluator_of(session.env, evaluate_every, evaluate_episodes)
     threshold = session.env.reward_threshold
     if until_solved and threshold is None:
         raise UsageError(f"until_solved: {session.env.name} has no reward threshold; leave it out, or stop with a callback")
@@ -268,7 +280,7 @@ def train(
     begin = time.perf_counter()
 
     def finished(interrupted: bool) -> Run:
-        compiled = session.runner.compile_seconds
+        compiled = session.runner.compile_seconds + (evaluator.compile_seconds if evaluator else 0.0)
         seconds = time.perf_counter() - begin - compiled
         env = session.env
         sizes = (algorithm.name, env.name, env.backend, session.num_envs)
@@ -277,7 +289,8 @@ def train(
         return run
 
     try:
-        records.config(_configuration(session, chosen, env_args))
+        evaluations = {"evaluate_every": evaluate_every, "evaluate_episodes": evaluate_episodes if evaluator else None}
+        records.config(_configuration(session, chosen, env_args) | evaluations)
         with display, _Interruption() as interruption:
             if isinstance(session.env, Env) and isinstance(env, str) and backend == "auto" and has_gymnasium(env):
                 display.message(f"{env}: compiled environment (JAX), the twin of Gymnasium's; backend gymnasium runs that one")
@@ -287,15 +300,17 @@ def train(
             for index, result in enumerate(results):
                 if interruption.seen:
                     break
+                watch = Evaluations(evaluator, evaluate_every, result, records)
                 try:
                     goal = threshold if until_solved else None
-                    _train_seed(session, result, index, records, display, sample, interruption, calls, callback_every, goal)
+                    _train_seed(session, result, index, records, display, sample, interruption, watch, calls, callback_every, goal)
                 except RunError as error:
                     result.error = error
                     if len(chosen) > 1:  # of a single seed it is the error that this call ends with
                         display.warn(f"seed {result.seed} failed: {error}")
                 finally:
                     session.runner.close()
+                    watch.close()
     except BaseException as error:
         if any(result.steps for result in results):
             finished(isinstance(error, KeyboardInterrupt))  # a fault in a callback, or a second Ctrl-C: keep what there is
@@ -325,6 +340,7 @@ def _train_seed(
     display: Progress,
     sample: _SampleSize,
     interruption: _Interruption,
+    watch: Evaluations,
     calls: list[Callback],
     callback_every: int,
     threshold: float | None,
@@ -344,7 +360,7 @@ def _train_seed(
             begin, compiled, before = time.perf_counter(), session.runner.compile_seconds, int(state.agent.steps)
             # Never longer than a chunk may take, also where callbacks are rare: Ctrl-C, records and the display wait for it.
             size = min(updates, callback_every - iteration % callback_every) if calls else updates
-            state, chunk, solved = session.runner.advance(state, size, until)
+            state, chunk, solved = session.runner.advance(state, size, until, watch.next)
             took = time.perf_counter() - begin - (session.runner.compile_seconds - compiled)
             seconds += took
             episodes.add(chunk)
@@ -355,6 +371,7 @@ def _train_seed(
             display.update(index, int(chunk.steps[-1]), _mean(episodes.tail()), int(chunk.steps[-1]) / max(seconds, 1e-9))
             if chunk.failure:
                 raise chunk.failure
+            watch.at(int(state.agent.steps), result.policy)
             over = solved or int(state.agent.steps) >= session.num_steps
             if calls and (over or iteration % callback_every == 0):
                 here = _progress(session, result.seed, iteration, chunk, episodes, state, seconds)
@@ -367,6 +384,8 @@ def _train_seed(
                 updates = max(updates // 2, 1)
             if solved:
                 break
+        if not interruption.seen:
+            watch.at(int(state.agent.steps), result.policy, last=True)
     finally:
         episodes.fill(result)
 
@@ -473,10 +492,12 @@ def _save(run: Run, records: Records, warn: Callable[[str], None]) -> None:
     for result in run.seeds:
         if result.policy is None or folder is None:
             continue
-        try:
-            policies.save(result.policy, folder / f"policy_{result.seed}.safetensors")
-        except (OSError, PolicygradError) as error:
-            warn(f"could not save the policy of seed {result.seed}, which is left in memory: {error}")
+        for name, policy in (("policy", result.policy), ("best_policy", result.best_policy)):
+            try:
+                if policy is not None:
+                    policies.save(policy, folder / f"{name}_{result.seed}.safetensors")
+            except (OSError, PolicygradError) as error:
+                warn(f"could not save the {name.replace('_', ' ')} of seed {result.seed}, which is left in memory: {error}")
         table = _policy_table(result.policy)
         if table is not None:
             tables[str(result.seed)] = table

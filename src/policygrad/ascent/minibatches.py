@@ -1,0 +1,101 @@
+"""A batch in random parts: a shuffle without a sort, and the steps that it picks.
+
+A sort (`jax.random.permutation`) in every pass over the data costs more than the gradients of small networks. An index
+goes through a few rounds of a keyed bijection instead: elementwise arithmetic on small integers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from policygrad.errors import UsageError
+from policygrad.types import Array, Batch, Key, PyTree
+
+ROUNDS = 6
+"""Of the bijection, even. Four rounds of a Feistel network look random to any test of few queries (Luby and Rackoff 1988)."""
+
+
+def shuffled(key: Key, size: int, minibatches: int, epochs: int = 1) -> Array:
+    """The numbers 0 … size − 1 in a pseudo-random order for each epoch, in equal parts.
+
+        p = b l + r        (l, r) ← (l + F₁(r) mod a, r),  (l, r + F₂(l) mod b),  …        a b ≥ size
+
+    Each line is a bijection of Z_a × Z_b, whatever F is. Where a b > size, results that are too large go through it again
+    until none is (cycle walking), which leaves a bijection of what remains.
+
+    Args:
+        key: other keys give other orders.
+        size: how many steps, ≥ 1, below 2³¹.
+        minibatches: into how many parts, a divisor of `size`.
+        epochs: how many orders, ≥ 1.
+
+    Returns:
+        int32 [epochs, minibatches, size / minibatches].
+
+    Raises:
+        UsageError: if `minibatches` does not divide `size`.
+
+    Reference:
+        Black and Rogaway 2002, "Ciphers with arbitrary finite domains".
+    """
+    if minibatches < 1 or size % minibatches:
+        raise UsageError(f"minibatches: got {minibatches} for a batch of {size} steps; it must divide them into equal parts")
+    words = jax.random.bits(key, (epochs, ROUNDS, 1), jnp.uint32)
+    a, b = _sides(size)
+
+    def once(x: Array) -> Array:
+        left, right = _divided(x, b)
+        for i in range(0, ROUNDS, 2):
+            left = _divided(left + _divided(_mixed(right, words[:, i]), a)[1], a)[1]
+            right = _divided(right + _divided(_mixed(left, words[:, i + 1]), b)[1], b)[1]
+        return left * jnp.uint32(b) + right
+
+    positions = jnp.broadcast_to(jnp.arange(size, dtype=jnp.uint32), (epochs, size))
+    order = once(positions)
+    if a * b > size:
+        order = jax.lax.while_loop(lambda x: jnp.any(x >= size), lambda x: jnp.where(x >= size, once(x), x), order)
+    return order.astype(jnp.int32).reshape(epochs, minibatches, size // minibatches)
+
+
+def _sides(size: int) -> tuple[int, int]:
+    """a ≈ b with a·b = size if there are such divisors, else a·b a little above it."""
+    root = math.isqrt(size - 1) + 1 if size > 1 else 1
+    for a in range(root, root // 4, -1):
+        if size % a == 0:
+            return a, size // a
+    return root, -(-size // root)
+
+
+def _divided(x: Array, n: int) -> tuple[Array, Array]:
+    """Quotient and remainder of uint32, without the care that `//` and `%` take of signs."""
+    by = jnp.full_like(x, n)
+    return jax.lax.div(x, by), jax.lax.rem(x, by)
+
+
+def _mixed(x: Array, word: Array) -> Array:
+    """A hash of small integers x [epochs, n] keyed by a word [epochs, 1], uint32."""
+    x = (x + jnp.broadcast_to(word, x.shape)) * jnp.uint32(0x9E3779B1)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x85EBCA77)
+    return x ^ (x >> 13)
+
+
+def flattened(batch: Batch) -> Batch:
+    """A batch with its steps on one axis: every leaf [T, B, …] becomes [T·B, …].
+
+    Raises:
+        UsageError: for a policy with memory, and for a baseline with a control variate, which single steps have no part in.
+    """
+    if jax.tree.leaves((batch.carry, batch.rollout.carry)):
+        raise UsageError("minibatches: got a policy with memory, which single steps would lose; it must have none")
+    if jax.tree.leaves(batch.control):
+        raise UsageError("baseline: got 'optimal' with a proximal ascent; it must be one that is subtracted from the advantages")
+    rows, columns = batch.weights.shape
+    return jax.tree.map(lambda leaf: leaf.reshape(rows * columns, *leaf.shape[2:]), batch)
+
+
+def taken(flat: PyTree, indices: Array) -> PyTree:
+    """The steps at `indices` [M] of a flattened batch, as a batch of one row: [1, M, …]."""
+    return jax.tree.map(lambda leaf: leaf[indices][None], flat)
