@@ -5,6 +5,7 @@ Set through the environment as well, before JAX is imported, so that commands st
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,24 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("nightly", hypothesis.settings.get_profile("quick"), max_examples=500)
 hypothesis.settings.load_profile("quick")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs() -> Iterator[None]:
+    """Compiled programs are kept for the length of a process; a worker would end with gigabytes of them."""
+    yield
+    if _memory() > 1.5e9:
+        jax.clear_caches()
+        gc.collect()
+
+
+def _memory() -> float:
+    """Resident, in bytes; where the system does not tell, 0."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return 0.0
+    return pages * float(os.sysconf("SC_PAGE_SIZE"))
 
 
 @pytest.fixture
