@@ -20,7 +20,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install demo test lint bench docs nightly clean
+.PHONY: help install demo test lint bench results docs nightly clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ lint: $(VENV)/.installed-dev  ## style, format and types
 
 bench: $(VENV)/.installed  ## the benchmarks' table
 	@$(PY) benchmarks/bench.py $(ARGS)
+
+results: $(VENV)/.installed-dev  ## train the tuned settings, resumable, and write docs/results.md (ARGS="--subset cartpole")
+	@$(PY) benchmarks/results.py $(ARGS)
 
 docs: $(VENV)/.installed  ## the tables of docs/estimators.md, computed anew
 	@$(PY) docs/generate.py $(ARGS)

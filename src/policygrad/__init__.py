@@ -6,6 +6,7 @@ make, register, Env                environments
 policies, save, load               what acts
 advantages, baselines, gradients, ascent, rollout      the slots
 combinators, reuse                 from algorithm to algorithm
+tuned                              settings that were measured, for an environment and an algorithm
 oracle, lab                        exact answers, and every estimator held against them
 pseudo_loss                        the gradient by autodiff, for loops of your own
 """
@@ -31,6 +32,7 @@ from policygrad.evaluate import Evaluation, evaluate
 from policygrad.gradients import pseudo_loss
 from policygrad.policies import load, save
 from policygrad.training import Run, RunProgress, iterate, train
+from policygrad.tuned import tuned
 from policygrad.types import Algorithm, Spec
 
 if TYPE_CHECKING:
@@ -86,5 +88,6 @@ __all__ = [
     "spaces",
     "train",
     "trpo",
+    "tuned",
     "types",
 ]

@@ -171,7 +171,7 @@ def test_flags_reach_the_recipe_and_the_run():
 
 def test_every_run_option_is_an_argument_of_train():
     arguments = set(inspect.signature(pg.train).parameters)
-    assert set(RUN_OPTIONS) - arguments == {"config", "json", "plain"}
+    assert set(RUN_OPTIONS) - arguments == {"config", "json", "plain", "tuned"}
     assert {"env", "num_steps"} <= set(RUN_OPTIONS)
     for recipe in pg.RECIPES.values():
         assert not set(recipe_options(recipe)) & set(RUN_OPTIONS), "a flag would mean two things"

@@ -35,7 +35,7 @@ commands:
   evaluate RUN_OR_POLICY  mean return of a trained policy, with its interval
   plot RUN [RUN ...]      draw the figures of runs, or compare runs
   lab                     hold every estimator against the exact gradient
-  list                    environments, algorithms and baselines
+  list                    what there is to choose from; --tuned: measured settings
 
   --version               show the version
   -h, --help              show this; after a command, that command's help

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import os
@@ -14,7 +15,7 @@ from typing import Any
 
 from policygrad.cli.lab_command import lab, lab_parser
 from policygrad.cli.options import Option, fitted, make_parser, parse, summary
-from policygrad.cli.output import evaluation_head, evaluation_text, files_text, names_text, run_text, say, table_text, to_json
+from policygrad.cli.output import evaluation_head, evaluation_text, files_text, names_text, number, run_text, say, table_text, to_json
 from policygrad.cli.train_request import BACKEND, ENV_ARGS, JSON, RUN_OPTIONS, read_file, recipes, train_help, train_request
 from policygrad.errors import RunError, UsageError
 
@@ -33,7 +34,7 @@ EVALUATE_OPTIONS = {
     )
 }
 PLOT_OPTIONS = {"out": Option("out", str, "the folder for the figures; default is that of the run, or figures/", metavar="DIR")}
-LIST_OPTIONS = {"json": JSON}
+LIST_OPTIONS = {"tuned": Option("tuned", bool, "the tuned settings instead, with the figures that they reached"), "json": JSON}
 
 
 # ---------------------------------------------------------------- train
@@ -235,7 +236,10 @@ def show_list(words: Sequence[str]) -> int:
     """`policygrad list`"""
     options, rest = parse(list_parser(), LIST_OPTIONS, words)
     if rest:
-        raise UsageError(f"unexpected {rest[0]!r}: list takes no words, only --json")
+        raise UsageError(f"unexpected {rest[0]!r}: list takes no words, only --tuned and --json")
+    if options.get("tuned"):
+        say(_tuned_json() if options.get("json") else _tuned_text())
+        return DONE
     from policygrad.baselines import KINDS
     from policygrad.envs import compiled_names
     from policygrad.envs.finite_worlds import WORLDS
@@ -262,8 +266,48 @@ def show_list(words: Sequence[str]) -> int:
 
 def list_parser() -> Any:
     """The parser of `list`."""
-    what = "Lists environments, algorithms, baselines and finite MDPs."
-    return make_parser("policygrad list [--json]", what, {"flags": LIST_OPTIONS.values()})
+    what = "Lists environments, algorithms, baselines, finite MDPs; or tuned settings."
+    return make_parser("policygrad list [--tuned] [--json]", what, {"flags": LIST_OPTIONS.values()})
+
+
+def _tuned_json() -> str:
+    """Every tuned entry, as one line."""
+    from policygrad.tuned import TUNED
+
+    listed = []
+    for entry in TUNED.values():
+        fields = {"env": entry.env, "algorithm": entry.name, "num_envs": entry.num_envs, "num_steps": entry.num_steps}
+        measured = None if entry.measured is None else {**dataclasses.asdict(entry.measured), "figure": entry.measured.figure}
+        listed.append({**fields, "settings": entry.settings, "measured": measured, "note": entry.note})
+    return to_json({"tuned": listed})
+
+
+def _tuned_text() -> str:
+    """The tuned entries by environment: what they reached, and the command that uses one."""
+    from policygrad.tuned import TUNED
+
+    parts = []
+    for env in dict.fromkeys(env for env, _ in TUNED):
+        entries = {name: entry for (known, name), entry in TUNED.items() if known == env}
+        parts.append(table_text(env, {name: _entry_text(entry) for name, entry in entries.items()}))
+    return "\n\n".join([*parts, "policygrad train ppo --env CartPole-v1 --tuned takes them; flags override them."])
+
+
+def _entry_text(entry: Any) -> str:
+    """One tuned entry in words: steps, what was reached and by which seeds, settings."""
+    measured, words = entry.measured, []
+    if measured is None:
+        words.append("not measured here")
+    else:
+        seeds = f"{len(measured.seeds)} seeds, {measured.backend}, {measured.commit}"
+        words.append(f"{measured.what} {number(measured.figure)} ({seeds})")
+    words.append(f"{entry.num_steps:,} steps, {entry.num_envs} environments")
+    words.append(", ".join(f"{key} {_plain(value)}" for key, value in entry.settings.items()) or "default settings")
+    return "; ".join([*words, entry.note] if entry.note else words)
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)
 
 
 def _gymnasium_names() -> list[str]:

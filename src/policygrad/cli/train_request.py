@@ -44,6 +44,7 @@ RUN_OPTIONS = {
         Option("until_solved", bool, "stop a seed once the mean of its last 20 returns reaches the reward threshold", default=False),
         Option("evaluate_every", int, "evaluate after every so many steps, and at the end, and keep the best policy", optional=True),
         Option("evaluate_episodes", int, "episodes of each evaluation", default=10),
+        Option("tuned", bool, "the settings measured for this algorithm and environment (policygrad list --tuned); flags override them"),
         Option("config", str, "a JSON or TOML file of these names, or config.json of a run; flags override it", metavar="FILE"),
         JSON,
         Option("plain", bool, "progress as plain lines, without a bar"),
@@ -116,6 +117,10 @@ def train_request(words: Sequence[str]) -> TrainRequest:
     if configured not in (None, name) and "settings" in content:
         raise UsageError(f"{path}: its settings are for {configured}: got the algorithm {name}; leave the name out, or the file")
     values = _merged(_from_file(path, content, options) if path else {}, flags, again="settings" in content)
+    if values.pop("tuned", False):
+        if "settings" in content:
+            raise UsageError(f"--tuned: got it with {path}, the configuration of a run, which sets everything itself; give one of the two")
+        values = _tuned(name, values) | values
     if values.get("seed") is not None and values.get("seeds") is not None:
         raise UsageError(f"--seed and --seeds: got both ({values['seed']} and {values['seeds']}); give one")
     missing = [RUN_OPTIONS[needed].flag for needed in ("env", "num_steps") if values.get(needed) is None]
@@ -139,6 +144,17 @@ def _merged(theirs: dict[str, Any], flags: dict[str, Any], again: bool) -> dict[
         void |= {"env_args", "backend", "vectorization"} if again else {"env_args"}
     kept = {key: value for key, value in theirs.items() if key not in void}
     return {**kept, **flags, "env_args": {**kept.get("env_args", {}), **flags.get("env_args", {})}}
+
+
+def _tuned(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The tuned settings for the environment, with the number of environments and steps that go with them."""
+    from policygrad.tuned import tuned
+
+    env = values.get("env")
+    if env is None:
+        raise UsageError(f"--env missing: tuned settings are those of an environment; write policygrad train {name} --env ID --tuned")
+    entry = tuned(env.rpartition(":")[2], name)
+    return {**entry.settings, "num_envs": entry.num_envs, "num_steps": entry.num_steps}
 
 
 def _recipe(name: Any) -> Callable[..., Any]:
