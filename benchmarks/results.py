@@ -12,6 +12,7 @@ run that was stopped goes on where it was. Each line that is logged is one such 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import math
@@ -123,17 +124,22 @@ def spacing(entry: Tuned) -> int:
 def train_seeds(entry: Tuned, seeds: Sequence[int], runs: Path = RUNS) -> list[str]:
     """Trains seeds of an entry, writes their files, and returns a line about each."""
     where = backend(entry)
-    run = pg.train(
-        entry.env,
-        entry.algorithm(),
-        num_steps=entry.num_steps,
-        num_envs=entry.num_envs,
-        seeds=list(seeds),
-        backend=where,
-        out=False,
-        evaluate_every=spacing(entry),
-        evaluate_episodes=EVALUATION_EPISODES,
-    )
+    runs_made: list[pg.Run] = []
+    # Where all seeds failed `train` raises, after it has handed the run over: failures belong on the page, too.
+    with contextlib.suppress(pg.RunError):
+        pg.train(
+            entry.env,
+            entry.algorithm(),
+            num_steps=entry.num_steps,
+            num_envs=entry.num_envs,
+            seeds=list(seeds),
+            backend=where,
+            out=False,
+            evaluate_every=spacing(entry),
+            evaluate_episodes=EVALUATION_EPISODES,
+            on_result=runs_made.append,
+        )
+    run = runs_made[0]
     lines = []
     for seed in run.seeds:
         result: dict[str, Any] = {**stamp(entry), "seed": seed.seed, "steps": seed.steps, "error": str(seed.error) if seed.error else None}
@@ -198,7 +204,7 @@ def train_all(entries: Iterable[Tuned], number: int | None, workers: int, runs: 
             try:
                 for line in done.result():
                     log(line)
-            except Exception as error:  # one that fails must not end the night
+            except Exception as error:  # a fault that is no run's own (a missing package, a full disk) must not end the others
                 log(f"{futures[done].env} {futures[done].name}: {type(error).__name__}: {error}")
 
 

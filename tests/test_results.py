@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import policygrad as pg
+from policygrad.envs import registry
 from policygrad.statistics import bootstrap_interval
 from policygrad.tuned import TUNED, Tuned
 
@@ -143,3 +145,27 @@ def test_seeds_are_trained_and_found_again(results, tmp_path):
     alone = pg.train("Bandit-v0", entry.algorithm(), num_steps=160, num_envs=8, seed=3, out=False)
     assert found["last_episodes"] == pytest.approx(float(np.mean(alone.returns[-100:])))
     assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+def test_seeds_that_all_fail_leave_their_files(
+    results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: list[int]
+) -> None:
+    """`train` raises where every seed failed; the page must still tell of each."""
+
+    def faulty() -> pg.Env:
+        bandit = pg.make("Bandit-v0")
+
+        def step(key: Any, state: Any, action: Any) -> Any:
+            after, made = bandit.step(key, state, action)
+            return after, made._replace(reward=made.reward * np.nan)
+
+        return dataclasses.replace(bandit, name="Faulty-v0", step=step)
+
+    monkeypatch.setitem(registry._factories, "Faulty-v0", faulty)
+    entry = Tuned("Faulty-v0", "reinforce", {}, 8, 160)
+    lines = results.train_seeds(entry, seeds, tmp_path)
+    assert len(lines) == len(seeds)
+    for seed, line in zip(seeds, lines, strict=True):
+        assert "failed:" in line
+        assert "not finite" in json.loads(results.path_of(entry, seed, tmp_path).read_text("utf-8"))["error"]
