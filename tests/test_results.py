@@ -153,8 +153,8 @@ def test_seeds_that_all_fail_leave_their_files(
 ) -> None:
     """`train` raises where every seed failed; the page must still tell of each."""
 
-    def faulty() -> pg.Env:
-        bandit = pg.make("Bandit-v0")
+    def faulty() -> Any:
+        bandit: Any = pg.make("Bandit-v0")
 
         def step(key: Any, state: Any, action: Any) -> Any:
             after, made = bandit.step(key, state, action)
