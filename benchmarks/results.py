@@ -5,8 +5,9 @@
     python benchmarks/results.py --subset mujoco --algorithms ppo   some recipes only
     python benchmarks/results.py --report-only                      the page again, from what there is
 
-A finished seed is one file, results/ENV/ALGORITHM/SEED.json; those that were made with the present settings are not trained again, so a
-run that was stopped goes on where it was. Each line that is logged is one such file.
+A finished seed is one file, docs/results/seeds/ENV/ALGORITHM/SEED.json; those that were made with the present settings are not trained
+again, so a run that was stopped goes on where it was. Each line that is logged is one such file. Long entries are trained seed by seed: the
+first seed of all of them comes first.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from policygrad.statistics import bootstrap_interval, final_return, steps_to_sol
 from policygrad.tuned import CLASSIC, MUJOCO, TUNED, Tuned
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE, PICTURES, RUNS = ROOT / "docs" / "results.md", ROOT / "docs" / "results", ROOT / "results"
+PAGE, PICTURES = ROOT / "docs" / "results.md", ROOT / "docs" / "results"
+RUNS = PICTURES / "seeds"  # kept in git: the page is made of them, and sittings add up
 GROUPS = {
     "cartpole": ["CartPole-v1"],
     "classic": list(dict.fromkeys(entry.env for entry in CLASSIC)),
@@ -197,6 +199,7 @@ def train_all(entries: Iterable[Tuned], number: int | None, workers: int, runs: 
         missing = [seed for seed in seeds_of(entry, number) if finished(entry, seed, runs) is None]
         # long runs one by one, so that little is lost when they are stopped; short ones share a compilation
         jobs += [(entry, [seed]) for seed in missing] if entry.env in GROUPS["mujoco"] else [(entry, missing)] if missing else []
+    jobs.sort(key=lambda job: job[1][0])
     log(f"{sum(len(seeds) for _, seeds in jobs)} seeds to train")
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = {pool.submit(train_seeds, entry, seeds, runs): entry for entry, seeds in jobs}
