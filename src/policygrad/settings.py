@@ -92,6 +92,7 @@ RANGES: dict[str, Range] = {
     "critic_steps": COUNT,
     "hidden_sizes": (_widths, "a list of whole numbers of at least 1, e.g. (64, 64)"),
     "sigma": POSITIVE,
+    "initial_sigma": POSITIVE,
     "policy": FUNCTION,
 }
 OPTIONAL = {"weight_limit", "value_clip", "stop_kl", "episodes_per_update", "max_grad_norm", "hidden_sizes", "sigma", "policy"}

@@ -161,12 +161,13 @@ CLASSIC = [
 # ---------------------------------------------------------------- MuJoCo
 
 _TIANSHOU = "after Tianshou's recipe for MuJoCo"
+_MUJOCO = {**_NORMALISED, "initial_sigma": 0.6}  # of actions within ±1: half of what σ = 1 draws would be cut off
 _RECIPES: dict[str, tuple[int, dict[str, Any]]] = {
     # 16 environments of 5 steps are 80 steps an update, 16 of 64 are 1,024, and 8 of 256 are 2,048
     "a2c": (
         16,
         {
-            **_NORMALISED,
+            **_MUJOCO,
             "rollout_length": 5,
             "learning_rate": 7e-4,
             "learning_rate_decay": True,
@@ -176,12 +177,12 @@ _RECIPES: dict[str, tuple[int, dict[str, Any]]] = {
             "optimizer": "rmsprop",
         },
     ),
-    "npg": (16, {**_NORMALISED, "rollout_length": 64, "critic_learning_rate": 1e-3, "critic_steps": 20}),
-    "trpo": (16, {**_NORMALISED, "rollout_length": 64, "critic_learning_rate": 1e-3, "critic_steps": 20, "max_kl": 0.01}),
+    "npg": (16, {**_MUJOCO, "rollout_length": 64, "critic_learning_rate": 1e-3, "critic_steps": 20}),
+    "trpo": (16, {**_MUJOCO, "rollout_length": 64, "critic_learning_rate": 1e-3, "critic_steps": 20, "max_kl": 0.01}),
     "ppo": (
         8,
         {
-            **_NORMALISED,
+            **_MUJOCO,
             "rollout_length": 256,
             "epochs": 10,
             "minibatches": 32,
@@ -201,6 +202,7 @@ _REINFORCE = {
     "normalize_advantages": True,
     "normalize_observations": True,
     "hidden_sizes": (64, 64),
+    "initial_sigma": 0.6,
 }
 # whole episodes, about 2,048 steps of a trained policy in each update
 _EPISODES = {"HalfCheetah-v5": 2, "Hopper-v5": 8, "InvertedPendulum-v5": 4, "InvertedDoublePendulum-v5": 4, "Reacher-v5": 40}

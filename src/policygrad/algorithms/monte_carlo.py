@@ -54,6 +54,7 @@ def reinforce(
     activation: str = "tanh",
     initialisation: str = "orthogonal",
     sigma: float | None = None,
+    initial_sigma: float = 1.0,
     policy: PolicyBuilder | None = None,
 ) -> Algorithm:
     """REINFORCE: Monte-Carlo policy gradient over whole episodes.
@@ -96,7 +97,8 @@ def reinforce(
         activation: of the hidden layers: tanh, relu, elu, gelu, silu, sigmoid.
         initialisation: of the layers: orthogonal, xavier, lecun, torch.
         sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt.
-        policy: builds the policy from a key and a Spec, instead of from the four arguments above (the first three still shape the
+        initial_sigma: the standard deviation that learning it starts from, > 0.
+        policy: builds the policy from a key and a Spec, instead of from the five arguments above (the first three still shape the
             value function).
 
     Reference:
@@ -113,7 +115,7 @@ def reinforce(
             raise UsageError("discount_gradient: got True with credit 'total-return', whose rewards have γ^t already; leave it out")
         if weight == "per-decision":
             raise UsageError("weight: got 'per-decision' with credit 'total-return', which needs 'trajectory'; or take reward-to-go")
-    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma, network=(64,))
+    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma, initial_sigma, network=(64,))
     fitted = {"learning_rate": critic_learning_rate, "gradient_steps": critic_steps}
     layers = {"hidden_sizes": (64, 64) if hidden_sizes is None else hidden_sizes, "activation": activation}
     arguments: dict[str, dict[str, Any]] = {

@@ -43,6 +43,7 @@ def actor_critic(
     activation: str = "tanh",
     initialisation: str = "orthogonal",
     sigma: float | None = None,
+    initial_sigma: float = 1.0,
     policy: PolicyBuilder | None = None,
 ) -> Algorithm:
     """Actor-critic, online: the TD error, or a longer mixture of them, weighs the score, and teaches the critic.
@@ -80,7 +81,8 @@ def actor_critic(
         activation: of the hidden layers: tanh, relu, elu, gelu, silu, sigmoid.
         initialisation: of the layers: orthogonal, xavier, lecun, torch.
         sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt.
-        policy: builds the policy from a key and a Spec, instead of from the four arguments above (the first three still shape the
+        initial_sigma: the standard deviation that learning it starts from, > 0.
+        policy: builds the policy from a key and a Spec, instead of from the five arguments above (the first three still shape the
             value function).
 
     Reference:
@@ -88,7 +90,7 @@ def actor_critic(
     """
     settings = dict(locals())
     check(settings)
-    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma)
+    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma, initial_sigma)
     chosen = baselines.value(critic, learning_rate=critic_learning_rate, gradient_steps=1)
     clip = 1.0 if weight_limit is None else weight_limit
     kinds = {
@@ -148,6 +150,7 @@ def a2c(
     activation: str = "tanh",
     initialisation: str = "orthogonal",
     sigma: float | None = None,
+    initial_sigma: float = 1.0,
     policy: PolicyBuilder | None = None,
 ) -> Algorithm:
     """Advantage actor-critic: policy and critic climb together, one step for each short rollout.
@@ -180,7 +183,8 @@ def a2c(
         activation: of the hidden layers: tanh, relu, elu, gelu, silu, sigmoid.
         initialisation: of the layers: orthogonal, xavier, lecun, torch.
         sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt.
-        policy: builds the policy from a key and a Spec, instead of from the four arguments above (the first three still shape the
+        initial_sigma: the standard deviation that learning it starts from, > 0.
+        policy: builds the policy from a key and a Spec, instead of from the five arguments above (the first three still shape the
             value function).
 
     Reference:
@@ -188,7 +192,7 @@ def a2c(
     """
     settings = dict(locals())
     check(settings)
-    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma)
+    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma, initial_sigma)
     chosen = baselines.joint_value(policies.shared_critic() if shared_features else critic)
     algorithm = compose(
         "a2c",

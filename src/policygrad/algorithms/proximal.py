@@ -50,6 +50,7 @@ def ppo(
     activation: str = "tanh",
     initialisation: str = "orthogonal",
     sigma: float | None = None,
+    initial_sigma: float = 1.0,
     policy: PolicyBuilder | None = None,
 ) -> Algorithm:
     """Proximal policy optimisation with a clipped ratio.
@@ -92,7 +93,8 @@ def ppo(
         activation: of the hidden layers: tanh, relu, elu, gelu, silu, sigmoid.
         initialisation: of the layers: orthogonal, xavier, lecun, torch.
         sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt.
-        policy: builds the policy from a key and a Spec, instead of from the four arguments above (the first three still shape the
+        initial_sigma: the standard deviation that learning it starts from, > 0.
+        policy: builds the policy from a key and a Spec, instead of from the five arguments above (the first three still shape the
             value function).
 
     Reference:
@@ -100,7 +102,7 @@ def ppo(
     """
     settings = dict(locals())
     check(settings)
-    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma)
+    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma, initial_sigma)
     algorithm = compose(
         "ppo",
         settings,
@@ -161,6 +163,7 @@ def ppo_kl(
     activation: str = "tanh",
     initialisation: str = "orthogonal",
     sigma: float | None = None,
+    initial_sigma: float = 1.0,
     policy: PolicyBuilder | None = None,
 ) -> Algorithm:
     """Proximal policy optimisation with a KL penalty that adapts itself.
@@ -200,7 +203,8 @@ def ppo_kl(
         activation: of the hidden layers: tanh, relu, elu, gelu, silu, sigmoid.
         initialisation: of the layers: orthogonal, xavier, lecun, torch.
         sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt.
-        policy: builds the policy from a key and a Spec, instead of from the four arguments above (the first three still shape the
+        initial_sigma: the standard deviation that learning it starts from, > 0.
+        policy: builds the policy from a key and a Spec, instead of from the five arguments above (the first three still shape the
             value function).
 
     Reference:
@@ -208,7 +212,7 @@ def ppo_kl(
     """
     settings = dict(locals())
     check(settings)
-    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma)
+    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma, initial_sigma)
     algorithm = compose(
         "ppo_kl",
         settings,

@@ -34,11 +34,15 @@ def policy_and_critic(
     activation: str,
     initialisation: str,
     sigma: float | None,
+    initial_sigma: float,
     network: tuple[int, ...] = (64, 64),
 ) -> tuple[PolicyBuilder, CriticBuilder]:
     """Builders of both; `network` are the policy's hidden layers where the caller gives none and observations are a Box."""
+    if sigma is not None and initial_sigma != 1:
+        raise UsageError(f"initial_sigma: got {initial_sigma} with a fixed sigma of {sigma}, which is not learnt; leave one of them out")
     layers = {"hidden_sizes": hidden_sizes, "activation": activation, "initialisation": initialisation}
-    return policy or policies.default(network=network, sigma=sigma, **layers), policies.default_critic(**layers)
+    built = policy or policies.default(network=network, sigma=sigma, initial_sigma=initial_sigma, **layers)
+    return built, policies.default_critic(**layers)
 
 
 def importance(name: str, limit: float | None, self_normalize: bool, reuse: int) -> Callable[[Array, Rollout], Importance]:

@@ -38,6 +38,7 @@ def npg(
     activation: str = "tanh",
     initialisation: str = "orthogonal",
     sigma: float | None = None,
+    initial_sigma: float = 1.0,
     policy: PolicyBuilder | None = None,
 ) -> Algorithm:
     """Natural policy gradient: the direction that changes the policy, not its parameters, the least.
@@ -70,7 +71,8 @@ def npg(
         activation: of the hidden layers: tanh, relu, elu, gelu, silu, sigmoid.
         initialisation: of the layers: orthogonal, xavier, lecun, torch.
         sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt.
-        policy: builds the policy from a key and a Spec, instead of from the four arguments above (the first three still shape the
+        initial_sigma: the standard deviation that learning it starts from, > 0.
+        policy: builds the policy from a key and a Spec, instead of from the five arguments above (the first three still shape the
             value function).
 
     Reference:
@@ -78,7 +80,7 @@ def npg(
     """
     settings = dict(locals())
     check(settings)
-    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma)
+    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma, initial_sigma)
     chosen = baselines.value(critic, learning_rate=critic_learning_rate, gradient_steps=critic_steps)
     direction = natural(accumulated(score_function(entropy_bonus)), damping=damping, iterations=cg_iterations)
     algorithm = compose(
@@ -126,6 +128,7 @@ def trpo(
     activation: str = "tanh",
     initialisation: str = "orthogonal",
     sigma: float | None = None,
+    initial_sigma: float = 1.0,
     policy: PolicyBuilder | None = None,
 ) -> Algorithm:
     """Trust region policy optimisation: the natural gradient's step, shortened until the true KL and the surrogate agree.
@@ -160,7 +163,8 @@ def trpo(
         activation: of the hidden layers: tanh, relu, elu, gelu, silu, sigmoid.
         initialisation: of the layers: orthogonal, xavier, lecun, torch.
         sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt.
-        policy: builds the policy from a key and a Spec, instead of from the four arguments above (the first three still shape the
+        initial_sigma: the standard deviation that learning it starts from, > 0.
+        policy: builds the policy from a key and a Spec, instead of from the five arguments above (the first three still shape the
             value function).
 
     Reference:
@@ -168,7 +172,7 @@ def trpo(
     """
     settings = dict(locals())
     check(settings)
-    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma)
+    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma, initial_sigma)
     chosen = baselines.value(critic, learning_rate=critic_learning_rate, gradient_steps=critic_steps)
     direction = natural(accumulated(score_function(entropy_bonus)), damping=damping, iterations=cg_iterations)
     algorithm = compose(
