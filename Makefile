@@ -49,8 +49,9 @@ bench: $(VENV)/.installed  ## the benchmarks' table
 results: $(VENV)/.installed-dev  ## train the tuned settings, resumable, and write docs/results.md (ARGS="--subset cartpole")
 	@$(PY) benchmarks/results.py $(ARGS)
 
-docs: $(VENV)/.installed  ## the tables of docs/estimators.md, computed anew
+docs: $(VENV)/.installed  ## the tables and the figure of docs/estimators.md, computed anew
 	@$(PY) docs/generate.py $(ARGS)
+	@$(PY) examples/corridor_bias.py --out docs/figures/corridor_bias
 
 clean:  ## remove .venv, caches, runs and figures
 	rm -rf $(VENV) .cache .hypothesis .pytest_cache .ruff_cache build dist runs figures

@@ -22,7 +22,7 @@ from policygrad.errors import UsageError
 from policygrad.gradients import score_function
 from policygrad.policies import default, table, tabular_softmax
 from policygrad.rollout import Collect, compiled_collector, episodes, steps
-from policygrad.spaces import Discrete
+from policygrad.spaces import Box, Discrete
 from policygrad.types import Agent, Algorithm, Ascent, Baseline, Centred, Importance, Rollout, Spec
 
 KEY = jax.random.key(0)
@@ -494,6 +494,7 @@ BAD: dict[str, list[Any]] = {
     "activation": ["tahn", 3],
     "initialisation": ["orthogonl", None],
     "sigma": [0.0, -1.0, NOT_A_NUMBER, "1"],
+    "initial_sigma": [0.0, -1.0, NOT_A_NUMBER, "1"],
     "policy": [3, tabular_softmax(np.zeros((S, A), np.float32))],
 }
 
@@ -767,3 +768,18 @@ def test_a_recipe_is_a_composition_that_can_be_written_out() -> None:
         other, _ = theirs.update(KEY, other, whole_episodes(seed))
     same_bits(mine, other)
     assert float(mine.baseline) != 0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_learning_starts_from_the_initial_sigma(name: str) -> None:
+    spec = Spec(Box.of(-1.0, 1.0, (3,)), Box.of(-1.0, 1.0, (2,)), num_envs=B)
+    algorithm = RECIPES[name](initial_sigma=0.3)
+    policy = algorithm.policy(algorithm.init(KEY, spec))
+    close(policy(jnp.zeros(3)).entropy(), 2 * (0.5 * np.log(2 * np.pi * np.e) + np.log(0.3)))
+
+
+def test_an_initial_sigma_beside_a_fixed_one_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"initial_sigma: got 0\.5 with a fixed sigma of 2\.0, which is not learnt; leave one of them out"):
+        RECIPES["ppo"](sigma=2.0, initial_sigma=0.5)
+    with pytest.raises(UsageError, match=r"initial_sigma: got -1; it must be a finite number above 0"):
+        RECIPES["trpo"](initial_sigma=-1)

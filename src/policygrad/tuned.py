@@ -177,7 +177,7 @@ _RECIPES: dict[str, tuple[int, dict[str, Any]]] = {
             "optimizer": "rmsprop",
         },
     ),
-    "npg": (16, {**_MUJOCO, "rollout_length": 64, "critic_learning_rate": 1e-3, "critic_steps": 20}),
+    "npg": (16, {**_MUJOCO, "rollout_length": 64, "critic_learning_rate": 1e-3, "critic_steps": 20, "max_kl": 0.05}),
     "trpo": (16, {**_MUJOCO, "rollout_length": 64, "critic_learning_rate": 1e-3, "critic_steps": 20, "max_kl": 0.01}),
     "ppo": (
         8,
