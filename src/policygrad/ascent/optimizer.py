@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,9 +17,10 @@ from policygrad.types import Array, Ascent, Batch, Key, Params, PyTree
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adam": optax.adam,
     "sgd": optax.sgd,
-    "rmsprop": optax.rmsprop,
+    "rmsprop": partial(optax.rmsprop, decay=0.99, eps=1e-5, eps_in_sqrt=False),
 }
-"""Optimisers by the names that recipes and the command line take; anything else of optax is given as a function."""
+"""Optimisers by the names that recipes and the command line take; anything else of optax is given as a function. RMSprop averages over 100
+steps and divides by √v + 1e-5, as it is set for A2C elsewhere; optax's own defaults average over 10, which is noisy with small batches."""
 
 Optimizer = str | Callable[..., optax.GradientTransformation] | optax.GradientTransformation
 
