@@ -161,7 +161,7 @@ CLASSIC = [
 # ---------------------------------------------------------------- MuJoCo
 
 _TIANSHOU = "after Tianshou's recipe for MuJoCo"
-_MUJOCO = {**_NORMALISED, "initial_sigma": 0.6}  # of actions within ±1: half of what σ = 1 draws would be cut off
+_MUJOCO = {**_NORMALISED, "initial_sigma": 0.6}  # of actions within ±1, a third of what σ = 1 draws would be cut off
 _RECIPES: dict[str, tuple[int, dict[str, Any]]] = {
     # 16 environments of 5 steps are 80 steps an update, 16 of 64 are 1,024, and 8 of 256 are 2,048
     "a2c": (

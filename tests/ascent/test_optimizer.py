@@ -56,6 +56,19 @@ def test_sgd_climbs_by_rate_times_gradient() -> None:
     assert "seen" in info  # the estimator's own info is kept
 
 
+def test_rmsprop_is_that_of_a2c() -> None:
+    """v ← 0.99 v + 0.01 g², θ ← θ + α g / (√v + 1e-5), v from 0: Mnih et al. 2016, and not optax's defaults."""
+    small = jax.tree.map(lambda leaf: 1e-4 * leaf, GRADIENT)  # small enough for 1e-5 to count
+    g = flat(small)
+    ascent = ascent_of("rmsprop")
+    state, params, v, expected = ascent.init(START), START, np.zeros_like(g), np.zeros_like(g)
+    for _ in range(3):
+        params, state, _ = ascent.step(KEY, params, state, small, jnp.zeros(()))
+        v = 0.99 * v + 0.01 * g**2
+        expected += 0.5 * g / (np.sqrt(v) + 1e-5)
+    close(flat(params) - flat(START), expected, 1e-5)
+
+
 @pytest.mark.parametrize("limit", [0.1, 12.99, 13.01, 1e3])
 def test_after_clipping_the_global_norm_is_the_smaller_one_and_the_direction_stays(limit: float) -> None:
     step, info = move(ascent_of("sgd", 1.0, limit))
