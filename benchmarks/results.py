@@ -245,7 +245,7 @@ def table_row(entry: Tuned, results: Sequence[dict[str, Any]]) -> str:
     cells = [entry.name, style.short_number(entry.num_steps), f"{len(results)}{failed}"]
     if good:
         last = [result["last_episodes"] for result in good if result["last_episodes"] is not None]
-        low, high = bootstrap_interval(last) if last else (math.nan, math.nan)
+        low, high = bootstrap_interval(last) if len(last) > 1 else (math.nan, math.nan)
         cells += [
             f"**{shown(float(curves(entry, good)[1].mean(axis=0).max()))}**",
             f"{shown(float(np.mean(last)) if last else None)} [{shown(low)}, {shown(high)}]",
@@ -316,7 +316,8 @@ def draw(env: str, results: Sequence[tuple[Tuned, Sequence[dict[str, Any]]]], pa
     for index, (entry, seeds) in enumerate(results):
         grid, values = curves(entry, seeds)
         colour, line = style.COLOURS[index % len(style.COLOURS)], style.LINES[index % len(style.LINES)]
-        lines.append(ax.plot(grid, values.mean(axis=0), color=colour, linestyle=line, label=f"{entry.name}, {len(seeds)} seeds")[0])
+        label = f"{entry.name}, {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+        lines.append(ax.plot(grid, values.mean(axis=0), color=colour, linestyle=line, label=label)[0])
         ax.fill_between(grid, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.12, linewidth=0)
         longest = max(longest, float(grid[-1]))
     style.steps_axis(ax, longest)
