@@ -268,23 +268,15 @@ def solving_row(entry: Tuned, results: Sequence[dict[str, Any]]) -> str:
     return f"| {entry.name} | {told} | {len(known)}/{len(steps)} | {', '.join(f'{value:,}' for value in known)} |"
 
 
-def sections(path: Path) -> dict[str, str]:
-    """What a page says under each heading."""
-    parts = path.read_text("utf-8").split("\n## ")[1:] if path.exists() else []
-    return {part.split("\n", 1)[0]: f"## {part.rstrip()}\n" for part in parts}
-
-
-def page(number: int | None = None, runs: Path = RUNS, pictures: Path | None = PICTURES, before: Path = PAGE) -> str:
-    """docs/results.md, of all finished seeds; draws the curves on the way, unless there is no place for them. What the page `before`
-    says of environments of which no seed is at hand stays."""
-    parts, missing, standing = [HEAD], [], sections(before)
+def page(number: int | None = None, runs: Path = RUNS, pictures: Path | None = PICTURES) -> str:
+    """docs/results.md, of all finished seeds; draws the curves on the way, unless there is no place for them."""
+    parts, missing = [HEAD], []
     for env in dict.fromkeys(env for env, _ in TUNED):
         rows, solving, drawn, commits = [], [], [], set()
         for entry in (entry for (known, _), entry in TUNED.items() if known == env):
             results = [found for seed in seeds_of(entry, number) if (found := finished(entry, seed, runs)) is not None]
             if not results:
-                if env not in standing or f"\n| {entry.name} |" not in standing[env]:
-                    missing.append(f"{env} {entry.name}")
+                missing.append(f"{env} {entry.name}")
                 continue
             rows.append(table_row(entry, results))
             if env == "CartPole-v1":
@@ -293,7 +285,6 @@ def page(number: int | None = None, runs: Path = RUNS, pictures: Path | None = P
             drawn += [(entry, good)] if good else []
             commits |= {f"{result['commit']} ({result['date']})" for result in results}
         if not rows:
-            parts += [standing[env]] if env in standing else []
             continue
         head = "| algorithm | steps | seeds | max of the mean | last 100 episodes | each seed | mode return | seconds | published |"
         parts += [f"## {env}\n", head, "|---" * 9 + "|", *rows, ""]

@@ -126,24 +126,12 @@ def test_failures_and_unsolved_seeds_stand_as_they_are(results):
 def test_the_page_leaves_out_what_has_not_run_and_says_so(results, tmp_path):
     for seed in range(3):
         write(results, tmp_path / "runs", ENTRY, made(results, ENTRY, seed))
-    text = results.page(None, tmp_path / "runs", tmp_path / "pictures", before=tmp_path / "none.md")
+    text = results.page(None, tmp_path / "runs", tmp_path / "pictures")
     assert text.count("\n## ") == 2
     assert "| ppo | 2,000 | 3/3 | 1,000, 2,000, 3,000 |" in text
     assert "Code: abc (2026-01-01)." in text
     assert "Hopper-v5 ppo" in text.partition("## Not run yet")[2]
     assert (tmp_path / "pictures" / "CartPole-v1.png").stat().st_size > 5000
-
-
-def test_the_page_keeps_what_it_said_of_environments_without_seeds_at_hand(results, tmp_path):
-    write(results, tmp_path / "runs", ENTRY, made(results, ENTRY, 0))
-    before = tmp_path / "before.md"
-    before.write_text("# Results\n\n## CartPole-v1\n\nold\n\n## Hopper-v5\n\n| ppo | kept |\n\nCode: abc.\n\n## Not run yet\n\nold\n")
-    text = results.page(None, tmp_path / "runs", None, before=before)
-    assert "\n## Hopper-v5\n\n| ppo | kept |\n\nCode: abc.\n\n## Not run yet\n" in text
-    assert "old" not in text
-    missing = text.partition("## Not run yet")[2]
-    assert "Hopper-v5 ppo" not in missing
-    assert "Hopper-v5 trpo" in missing
 
 
 def test_seeds_are_trained_and_found_again(results, tmp_path):
