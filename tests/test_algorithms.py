@@ -18,7 +18,7 @@ from policygrad import advantages, baselines
 from policygrad.algorithms import RECIPES, actor_critic, all_finite, compose, reinforce
 from policygrad.ascent import gradient_ascent
 from policygrad.envs import make
-from policygrad.errors import UsageError
+from policygrad.errors import SpaceError, UsageError
 from policygrad.gradients import score_function
 from policygrad.policies import default, table, tabular_softmax
 from policygrad.rollout import Collect, compiled_collector, episodes, steps
@@ -783,3 +783,9 @@ def test_an_initial_sigma_beside_a_fixed_one_is_refused() -> None:
         RECIPES["ppo"](sigma=2.0, initial_sigma=0.5)
     with pytest.raises(UsageError, match=r"initial_sigma: got -1; it must be a finite number above 0"):
         RECIPES["trpo"](initial_sigma=-1)
+
+
+@pytest.mark.parametrize("observations", [Discrete(S), Box.of(-1.0, 1.0, (3,))], ids=str)
+def test_an_initial_sigma_for_discrete_actions_is_refused(observations: Any) -> None:
+    with pytest.raises(SpaceError, match=r"an initial_sigma needs Box actions: got .*; leave initial_sigma out"):
+        RECIPES["a2c"](initial_sigma=0.5).init(KEY, Spec(observations, Discrete(A), num_envs=B))

@@ -71,7 +71,7 @@ def default(
     def build(key: Key, spec: Spec) -> Policy:
         if isinstance(spec.observation_space, Box):
             return layers(key, spec)
-        if isinstance(spec.action_space, Discrete) and sigma is None:
+        if isinstance(spec.action_space, Discrete) and sigma is None and initial_sigma == 1:
             return table()(key, spec)
         return lookup(key, spec)
 
@@ -218,6 +218,8 @@ def _head(space: Space, sigma: tuple[float, ...] | None, initial_sigma: float) -
     if isinstance(space, Discrete):
         if sigma is not None:
             raise SpaceError(f"a fixed sigma needs Box actions: got {space}; leave sigma out")
+        if initial_sigma != 1:
+            raise SpaceError(f"an initial_sigma needs Box actions: got {space}; leave initial_sigma out")
         return LinearCategorical, space.n
     if not jnp.issubdtype(space.dtype, jnp.floating):
         raise SpaceError(f"a Gaussian needs real-valued actions: got {space}; make the environment take floats or Discrete actions")
