@@ -21,6 +21,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -201,7 +202,8 @@ def train_all(entries: Iterable[Tuned], number: int | None, workers: int, runs: 
         jobs += [(entry, [seed]) for seed in missing] if entry.env in GROUPS["mujoco"] else [(entry, missing)] if missing else []
     jobs.sort(key=lambda job: job[1][0])
     log(f"{sum(len(seeds) for _, seeds in jobs)} seeds to train")
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with, initargs=(os.getpid(),)) as pool:
         futures = {pool.submit(train_seeds, entry, seeds, runs): entry for entry, seeds in jobs}
         for done in as_completed(futures):
             try:
@@ -209,6 +211,17 @@ def train_all(entries: Iterable[Tuned], number: int | None, workers: int, runs: 
                     log(line)
             except Exception as error:  # a fault that is no run's own (a missing package, a full disk) must not end the others
                 log(f"{futures[done].env} {futures[done].name}: {type(error).__name__}: {error}")
+
+
+def end_with(parent: int) -> None:
+    """Makes a worker end when its parent is gone: killed, it would leave hours of work running."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def log(line: str) -> None:

@@ -484,7 +484,16 @@ def _vector_of(single: Callable[[], Any], num_envs: int, vectorization: str, aut
     if vectorization == "async":
         # Never fork: a forked child of a process that runs JAX can hang.
         return AsyncVectorEnv([one] * num_envs, autoreset_mode=mode, context="spawn")
-    return SyncVectorEnv([one] * num_envs, autoreset_mode=mode, copy=False)
+
+    class WithoutInfo(SyncVectorEnv):
+        """Gathers of all infos the last observation alone: the rest took a tenth of a step of MuJoCo's, and nobody reads it."""
+
+        def _add_info(self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int) -> dict[str, Any]:
+            if "final_obs" in env_info:
+                vector_infos.setdefault("final_obs", [None] * self.num_envs)[env_num] = env_info["final_obs"]
+            return vector_infos
+
+    return WithoutInfo([one] * num_envs, autoreset_mode=mode, copy=False)
 
 
 def _keeping_last(env: Any) -> Any:
