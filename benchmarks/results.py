@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import inspect
 import json
 import math
 import multiprocessing
@@ -116,7 +117,15 @@ def finished(entry: Tuned, seed: int, runs: Path = RUNS) -> dict[str, Any] | Non
     except (OSError, ValueError):
         return None
     wanted = stamp(entry)
+    # an argument that is newer than the file had, in effect, its default then
+    newer = {key: value for key, value in defaults(entry).items() if key not in found.get("settings", {})}
+    found["settings"] = newer | found.get("settings", {})
     return found if {key: found.get(key) for key in wanted} == wanted else None
+
+
+def defaults(entry: Tuned) -> dict[str, Any]:
+    """Those of the entry's recipe."""
+    return {name: parameter.default for name, parameter in inspect.signature(pg.RECIPES[entry.name]).parameters.items()}
 
 
 def spacing(entry: Tuned) -> int:

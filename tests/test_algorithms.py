@@ -468,6 +468,7 @@ BAD: dict[str, list[Any]] = {
     "stop_kl": [0.0, -0.1, NOT_A_NUMBER],
     "initial_penalty": [0.0, -0.1, NOT_A_NUMBER],
     "max_kl": [0.0, -0.01, NOT_A_NUMBER, None],
+    "step_size": [0.0, -0.1, NOT_A_NUMBER, "0.1"],
     "damping": [-0.1, NOT_A_NUMBER],
     "cg_iterations": [0, 2.5, True],
     "backtracks": [-1, 2.5, True],

@@ -69,6 +69,11 @@ def test_a_seed_is_finished_only_with_the_present_settings(results, tmp_path):
     for changes in ({"settings": {}}, {"num_envs": 1}, {"num_steps": 1}, {"backend": "compiled"}):
         write(results, tmp_path, ENTRY, made(results, ENTRY, 0, **changes))
         assert results.finished(ENTRY, 0, tmp_path) is None
+    for newer, counts in (("initial_sigma", True), ("discount", False)):  # an argument that the code of then did not have
+        settings = results.stamp(ENTRY)["settings"]
+        del settings[newer]
+        write(results, tmp_path, ENTRY, made(results, ENTRY, 0, settings=settings))
+        assert (results.finished(ENTRY, 0, tmp_path) is not None) is counts
     results.path_of(ENTRY, 0, tmp_path).write_text('{"num_envs"')
     assert results.finished(ENTRY, 0, tmp_path) is None, "a file that was cut off"
 

@@ -72,6 +72,7 @@ RANGES: dict[str, Range] = {
     "stop_kl": POSITIVE,
     "initial_penalty": POSITIVE,
     "max_kl": SCHEDULED_POSITIVE,
+    "step_size": SCHEDULED_POSITIVE,
     "damping": NOT_NEGATIVE,
     "cg_iterations": COUNT,
     "backtracks": (lambda value: _whole(value) or (value == 0 and not isinstance(value, bool)), "a whole number of at least 0"),
@@ -95,7 +96,7 @@ RANGES: dict[str, Range] = {
     "initial_sigma": POSITIVE,
     "policy": FUNCTION,
 }
-OPTIONAL = {"weight_limit", "value_clip", "stop_kl", "episodes_per_update", "max_grad_norm", "hidden_sizes", "sigma", "policy"}
+OPTIONAL = {"weight_limit", "value_clip", "stop_kl", "step_size", "episodes_per_update", "max_grad_norm", "hidden_sizes", "sigma", "policy"}
 """Arguments that None turns off."""
 
 CHOICES: dict[str, tuple[Collection[str], Callable[[Any], bool]]] = {

@@ -129,6 +129,36 @@ def test_a_direction_in_which_the_policy_does_not_change_is_no_step() -> None:
     close(moved.policy(batch.rollout.obs).probabilities(), batch.old.probabilities(), 1e-6)
 
 
+@cache
+def sized(kind: str, max_kl: float, step_size: float) -> Any:
+    """As `stepper`, with a step size."""
+    return jax.jit(
+        lambda params, batch, direction: kl_radius(given(direction), max_kl, step_size=step_size).step(KEY, params, (), batch, NOW)
+    )
+
+
+@x64
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_size_is_kept_to_inside_the_radius_and_no_further(kind: str) -> None:
+    """θ + α d where that is inside, and what there is without α where it is not."""
+    params, batch = example(kind)
+    direction = natural_direction(kind)
+    start, way = flat(params), flat(direction)
+    edge = np.linalg.norm(flat(stepper(kind, 0.01)(params, batch, direction)[0]) - start) / np.linalg.norm(way)
+    close(flat(sized(kind, 0.01, 0.5 * edge)(params, batch, direction)[0]), start + 0.5 * edge * way, 1e-12)
+    close(flat(sized(kind, 0.01, 2 * edge)(params, batch, direction)[0]), start + edge * way, 1e-12)
+
+
+@x64
+def test_a_step_size_follows_its_schedule() -> None:
+    params, batch = example("softmax")
+    direction = natural_direction("softmax")
+    ascent = kl_radius(given(direction), 1e9, step_size=linear(0.2, 0.1))
+    for progress, size in ((0.0, 0.2), (1.0, 0.1)):
+        moved, _, _ = jax.jit(ascent.step)(KEY, params, (), batch, jnp.asarray(progress))
+        close(flat(moved), flat(params) + size * flat(direction), 1e-12)
+
+
 # ── the surrogate ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -417,6 +447,7 @@ def test_a_kl_that_is_not_above_0_is_refused(make: Any, kl: Any) -> None:
         (backtracking, {"shrink": 0}, "shrink: got 0"),
         (backtracking, {"max_backtracks": -1}, "max_backtracks: got -1; it must be a whole number of at least 0"),
         (backtracking, {"entropy_bonus": -0.1}, "entropy_bonus: got -0.1"),
+        (kl_radius, {"step_size": 0.0}, "step_size: got 0.0; it must be a finite number above 0"),
         (kl_adaptive, {"learning_rate": 0.0}, "learning_rate: got 0.0"),
         (kl_adaptive, {"factor": 1.0}, "factor: got 1.0; it must be above 1"),
         (kl_adaptive, {"band": 0.5}, "band: got 0.5; it must be above 1"),

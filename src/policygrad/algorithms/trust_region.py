@@ -22,6 +22,7 @@ def npg(
     trace: float = 0.95,
     rollout_length: int = 128,
     max_kl: float | Schedule = 0.01,
+    step_size: float | Schedule | None = None,
     damping: float = 0.1,
     cg_iterations: int = 10,
     entropy_bonus: float | Schedule = 0.0,
@@ -43,7 +44,7 @@ def npg(
 ) -> Algorithm:
     """Natural policy gradient: the direction that changes the policy, not its parameters, the least.
 
-        θ ← θ + √(2 max_kl / dᵀF d) d        d = (F + damping)⁻¹ ∇J,  F the Fisher matrix
+        θ ← θ + min(step_size, √(2 max_kl / dᵀF d)) d        d = (F + damping)⁻¹ ∇J,  F the Fisher matrix
 
     Args:
         discount: γ, the weight of the next step's reward, in [0, 1].
@@ -52,6 +53,8 @@ def npg(
         rollout_length: T, steps of every environment in one update, ≥ 1.
         max_kl: the KL divergence of a step, mean over the rollout's states, in nats, > 0 (in Python also a schedule: a function of
             progress in [0, 1]).
+        step_size: α of θ ← θ + α d, > 0, as far as max_kl allows (likewise); None goes max_kl far in every step, however little the
+            batch says.
         damping: added to the diagonal of the Fisher matrix, ≥ 0.
         cg_iterations: of conjugate gradient, ≥ 1.
         entropy_bonus: β, the weight of the policy's entropy in the objective, in reward per nat, ≥ 0 (likewise).
@@ -92,7 +95,7 @@ def npg(
         advantage=partial(advantages.gae, discount=discount, trace=trace),
         visit_discount=discount if discount_gradient else 1.0,
         baseline=baselines.normalised(chosen) if normalize_advantages else chosen,
-        ascent=kl_radius(direction, max_kl),
+        ascent=kl_radius(direction, max_kl, step_size=step_size),
     )
     return finished(
         algorithm,

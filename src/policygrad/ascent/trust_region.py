@@ -16,36 +16,43 @@ from policygrad.errors import UsageError
 from policygrad.types import Array, Ascent, Batch, Key, Params, PyTree
 
 
-def kl_radius(direction: Direction, max_kl: float | Schedule) -> Ascent:
-    """A step to the edge of a trust region, whose KL is measured to second order. With `natural`, that is NPG.
+def kl_radius(direction: Direction, max_kl: float | Schedule, *, step_size: float | Schedule | None = None) -> Ascent:
+    """A step to the edge of a trust region, whose KL is measured to second order, or up to it. With `natural`, that is NPG.
 
         θ ← θ + √(2 max_kl / dᵀF d) d        so that the quadratic KL ½ ΔᵀFΔ of the step Δ is max_kl
+        θ ← θ + min(step_size, √(2 max_kl / dᵀF d)) d        with a step_size: as long as d says, but never over the edge
 
-    F is without damping here, whatever damped it on the way to d. Only the direction of d matters. A direction of 0 is no step, and so is
-    one in which the policy does not change at all (dᵀF d = 0).
+    F is without damping here, whatever damped it on the way to d. Without a step_size only the direction of d matters, so a batch that
+    says nothing moves the policy as far as one that says much. A direction of 0 is no step, and so is one in which the policy does not
+    change at all (dᵀF d = 0).
 
     Args:
         direction: from `natural` or `steepest`.
         max_kl: > 0, in nats a step, or a schedule of progress in [0, 1].
+        step_size: α > 0, or a schedule; None always goes to the edge.
 
     Returns:
         an `Ascent`; its info adds `kl`, the true mean KL(π_old ‖ π_new) over the batch, and `step_norm` ‖Δ‖.
 
     Raises:
-        UsageError: for a KL that is not above 0; when traced, for a critic among the parameters.
+        UsageError: for a KL or step size that is not above 0; when traced, for a critic among the parameters.
 
     Reference:
-        Peters and Schaal 2008, "Reinforcement learning of motor skills with policy gradients", section 3.3; Rajeswaran et al. 2017,
-        "Towards generalization and simplicity in continuous control", eq. 6, which is this step.
+        Kakade 2002, "A natural policy gradient" (with a step_size); Peters and Schaal 2008, "Reinforcement learning of motor skills with
+        policy gradients", section 3.3; Rajeswaran et al. 2017, "Towards generalization and simplicity in continuous control", eq. 6,
+        which is the step without one.
 
     Others call `max_kl` what multiplies the step, or divide by the damped curvature; the KL of their step is another number.
     """
     above_zero("max_kl", max_kl)
+    if step_size is not None:
+        above_zero("step_size", step_size)
 
     def step(key: Key, params: Params, state: PyTree, batch: Batch, progress: Array, refresh: Any = None) -> tuple[Params, PyTree, dict]:
         require_no_critic(params)
         climb = direction(params, batch, progress)
-        change = to_radius(params.policy, batch, climb.direction.policy, as_schedule(max_kl)(progress))
+        most = None if step_size is None else as_schedule(step_size)(progress)
+        change = to_radius(params.policy, batch, climb.direction.policy, as_schedule(max_kl)(progress), most)
         moved = jax.tree.map(jnp.add, params.policy, change)
         info = {"kl": mean_kl(batch.old, moved, batch), "step_norm": global_norm(change)}
         return Params(moved, ()), state, climb.info | info
@@ -161,11 +168,16 @@ def surrogate(policy: PyTree, old: PyTree, batch: Batch, entropy_bonus: float | 
     return gain
 
 
-def to_radius(policy: PyTree, batch: Batch, direction: PyTree, max_kl: float | Array) -> PyTree:
-    """√(2 max_kl / dᵀF d) d, of the direction divided by its length: its square must neither vanish nor overflow."""
+def to_radius(policy: PyTree, batch: Batch, direction: PyTree, max_kl: float | Array, most: Array | None = None) -> PyTree:
+    """√(2 max_kl / dᵀF d) d, or `most` d where that is less.
+
+    It is computed of the direction divided by its length: the length's square must neither vanish nor overflow.
+    """
     norm = global_norm(direction)
     unit = jax.tree.map(lambda leaf: leaf / jnp.where(norm == 0, 1, norm), direction)
     length = radius(curvature(policy, batch, unit), max_kl)
+    if most is not None:
+        length = jnp.minimum(length, most * norm)
     return jax.tree.map(lambda leaf: length.astype(leaf.dtype) * leaf, unit)
 
 
