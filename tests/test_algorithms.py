@@ -295,6 +295,26 @@ def test_without_decay_the_rate_stays() -> None:
     close(algorithm.update(KEY, agent, whole_episodes())[1]["learning_rate"], 0.5)
 
 
+@pytest.mark.parametrize("name", ["npg", "trpo"])
+def test_the_radius_falls_to_zero_with_the_steps_that_are_done(name: str) -> None:
+    """A step is as long as the root of max_kl, of which a quarter is left after three quarters of the run."""
+    algorithm = recipe(name, max_kl=1e-3, max_kl_decay=True)
+    agent = started(algorithm, total=100)
+    first, later = (
+        algorithm.update(KEY, agent._replace(steps=jnp.asarray(done, jnp.int32)), whole_episodes())[1]["step_norm"] for done in (0, 75)
+    )
+    assert first > 0
+    close(later / first, 0.5, 1e-3)
+
+
+def test_the_step_size_of_npg_reaches_its_step() -> None:
+    algorithm = recipe("npg", max_kl=1e3, step_size=0.25)
+    agent = started(algorithm)
+    after, metrics = algorithm.update(KEY, agent, whole_episodes())
+    close(np.linalg.norm(change(after, agent)), 0.25 * metrics["natural_gradient_norm"], 1e-5)
+    assert metrics["natural_gradient_norm"] > 0.01
+
+
 def test_max_grad_norm_reaches_the_step() -> None:
     algorithm = recipe("reinforce", optimizer="sgd", learning_rate=1.0, max_grad_norm=0.01)
     agent = started(algorithm)
@@ -468,6 +488,7 @@ BAD: dict[str, list[Any]] = {
     "stop_kl": [0.0, -0.1, NOT_A_NUMBER],
     "initial_penalty": [0.0, -0.1, NOT_A_NUMBER],
     "max_kl": [0.0, -0.01, NOT_A_NUMBER, None],
+    "max_kl_decay": ["no"],
     "step_size": [0.0, -0.1, NOT_A_NUMBER, "0.1"],
     "damping": [-0.1, NOT_A_NUMBER],
     "cg_iterations": [0, 2.5, True],

@@ -72,6 +72,7 @@ RANGES: dict[str, Range] = {
     "stop_kl": POSITIVE,
     "initial_penalty": POSITIVE,
     "max_kl": SCHEDULED_POSITIVE,
+    "max_kl_decay": SWITCH,
     "step_size": SCHEDULED_POSITIVE,
     "damping": NOT_NEGATIVE,
     "cg_iterations": COUNT,

@@ -184,10 +184,14 @@ _RECIPES: dict[str, tuple[int, dict[str, Any]]] = {
         },
     ),
 }
-# Once the pendulum stands, advantages are noise: a step of full length in every update would walk away from there.
+# Once a pendulum stands, advantages are noise, and steps that are always as long as the KL allows walk away from there: batches of 4,096
+# steps, and NPG steps that are as long as the gradient says.
+_STEADY = {"rollout_length": 256, "trace": 0.97, "max_kl_decay": True}
 _CHANGES: dict[tuple[str, str], dict[str, Any]] = {
-    ("InvertedDoublePendulum-v5", "npg"): {"step_size": 0.1},
-    ("InvertedDoublePendulum-v5", "trpo"): {"rollout_length": 256, "trace": 0.97},
+    ("InvertedPendulum-v5", "npg"): {**_STEADY, "step_size": 0.2},
+    ("InvertedPendulum-v5", "trpo"): _STEADY,
+    ("InvertedDoublePendulum-v5", "npg"): {**_STEADY, "step_size": 0.2},
+    ("InvertedDoublePendulum-v5", "trpo"): _STEADY,
 }
 _REINFORCE = {
     "learning_rate": 2e-3,

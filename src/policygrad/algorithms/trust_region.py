@@ -6,7 +6,7 @@ from functools import partial
 
 from policygrad import advantages, baselines
 from policygrad.algorithms.compose import compose
-from policygrad.algorithms.slots import WeightName, finished, importance, policy_and_critic
+from policygrad.algorithms.slots import WeightName, decaying, finished, importance, policy_and_critic
 from policygrad.ascent import Schedule, backtracking, kl_radius, natural
 from policygrad.gradients import accumulated, score_function
 from policygrad.policies import PolicyBuilder
@@ -22,6 +22,7 @@ def npg(
     trace: float = 0.95,
     rollout_length: int = 128,
     max_kl: float | Schedule = 0.01,
+    max_kl_decay: bool = False,
     step_size: float | Schedule | None = None,
     damping: float = 0.1,
     cg_iterations: int = 10,
@@ -53,6 +54,7 @@ def npg(
         rollout_length: T, steps of every environment in one update, ≥ 1.
         max_kl: the KL divergence of a step, mean over the rollout's states, in nats, > 0 (in Python also a schedule: a function of
             progress in [0, 1]).
+        max_kl_decay: let max_kl fall linearly to 0 over the run.
         step_size: α of θ ← θ + α d, > 0, as far as max_kl allows (likewise); None goes max_kl far in every step, however little the
             batch says.
         damping: added to the diagonal of the Fisher matrix, ≥ 0.
@@ -95,7 +97,7 @@ def npg(
         advantage=partial(advantages.gae, discount=discount, trace=trace),
         visit_discount=discount if discount_gradient else 1.0,
         baseline=baselines.normalised(chosen) if normalize_advantages else chosen,
-        ascent=kl_radius(direction, max_kl, step_size=step_size),
+        ascent=kl_radius(direction, decaying(max_kl, max_kl_decay, "max_kl"), step_size=step_size),
     )
     return finished(
         algorithm,
@@ -113,6 +115,7 @@ def trpo(
     trace: float = 0.95,
     rollout_length: int = 128,
     max_kl: float | Schedule = 0.01,
+    max_kl_decay: bool = False,
     damping: float = 0.1,
     cg_iterations: int = 10,
     backtracks: int = 10,
@@ -145,6 +148,7 @@ def trpo(
         rollout_length: T, steps of every environment in one update, ≥ 1.
         max_kl: the KL divergence of a step, mean over the rollout's states, in nats, > 0 (in Python also a schedule: a function of
             progress in [0, 1]).
+        max_kl_decay: let max_kl fall linearly to 0 over the run.
         damping: added to the diagonal of the Fisher matrix, ≥ 0.
         cg_iterations: of conjugate gradient, ≥ 1.
         backtracks: how often a step may be shortened, ≥ 0; then the policy stays as it was.
@@ -187,7 +191,13 @@ def trpo(
         advantage=partial(advantages.gae, discount=discount, trace=trace),
         visit_discount=discount if discount_gradient else 1.0,
         baseline=baselines.normalised(chosen) if normalize_advantages else chosen,
-        ascent=backtracking(direction, max_kl, shrink=shrink, max_backtracks=backtracks, entropy_bonus=entropy_bonus),
+        ascent=backtracking(
+            direction,
+            decaying(max_kl, max_kl_decay, "max_kl"),
+            shrink=shrink,
+            max_backtracks=backtracks,
+            entropy_bonus=entropy_bonus,
+        ),
     )
     return finished(
         algorithm,
