@@ -262,6 +262,14 @@ MEASURED: dict[tuple[str, str], Measured] = {
     ("Pendulum-v1", "ppo"): _reached(EVALUATED, -205.0, -198.1, -212.2, -204.1, -314.2, commit="c708078"),
     ("Pendulum-v1", "trpo"): _reached(EVALUATED, -306.8, -188.4, -202.5, -193.8, -219.8, commit="c708078"),
     ("Pendulum-v1", "npg"): _reached(EVALUATED, -515.8, -189.5, -187.2, -193.3, -179.8, commit="c708078"),
+    ("InvertedPendulum-v5", "npg"): _reached(EVALUATED, 1000.0, 1000.0, 1000.0, 1000.0, 1000.0, backend="gymnasium", commit="af95e61"),
+    ("InvertedPendulum-v5", "trpo"): _reached(EVALUATED, 1000.0, 1000.0, 1000.0, 1000.0, 1000.0, backend="gymnasium", commit="af95e61"),
+    ("InvertedDoublePendulum-v5", "npg"): _reached(
+        EVALUATED, 9333.3, 9322.8, 9151.9, 9237.2, 9146.3, backend="gymnasium", commit="af95e61"
+    ),
+    ("InvertedDoublePendulum-v5", "trpo"): _reached(
+        EVALUATED, 5543.6, 6880.4, 7681.7, 8633.5, 8526.1, backend="gymnasium", commit="af95e61"
+    ),
 }
 """By `make results`; docs/results.md has more of each."""
 
