@@ -178,8 +178,12 @@ def train_seeds(entry: Tuned, seeds: Sequence[int], runs: Path = RUNS) -> list[s
 
 def commit() -> str:
     """The code that runs."""
-    words = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "no commit"
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "src", "benchmarks")  # pictures and results are no code
+    return (git("describe", "--always") or "no commit") + ("-dirty" if changed else "")
 
 
 def chosen(subset: Sequence[str], algorithms: Sequence[str] = ()) -> list[Tuned]:
