@@ -327,19 +327,22 @@ def page(number: int | None = None, runs: Path = RUNS, pictures: Path | None = P
 
 
 def draw(env: str, results: Sequence[tuple[Tuned, Sequence[dict[str, Any]]]], path: Path) -> None:
-    """Mean over seeds of the evaluations during training, with the range of the seeds."""
-    figure, (ax,) = style.canvas(env, f"mode return of {EVALUATION_EPISODES} episodes during training; mean of the seeds, and their range")
-    lines, longest = [], 1.0
-    for index, (entry, seeds) in enumerate(results):
+    """The evaluations during training, one panel for each algorithm: every seed, and their mean."""
+    columns = min(4, len(results))
+    rows = -(-len(results) // columns)
+    what = f"mode return of {EVALUATION_EPISODES} episodes during training: each seed thin, their mean thick"
+    figure, axes = style.canvas(env, what, len(results), width=2.6 * columns + 0.6, height=2.3 * rows + 0.8, columns=columns)
+    for index, (ax, (entry, seeds)) in enumerate(zip(axes, results, strict=True)):
         grid, values = curves(entry, seeds)
-        colour, line = style.COLOURS[index % len(style.COLOURS)], style.LINES[index % len(style.LINES)]
-        label = f"{entry.name}, {len(seeds)} seed{'s' * (len(seeds) > 1)}"
-        lines.append(ax.plot(grid, values.mean(axis=0), color=colour, linestyle=line, label=label)[0])
-        ax.fill_between(grid, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.12, linewidth=0)
-        longest = max(longest, float(grid[-1]))
-    style.steps_axis(ax, longest)
-    ax.set_ylabel("return")
-    style.legend(ax, lines)
+        for one in values:
+            ax.plot(grid, one, color=style.COLOURS[0], alpha=0.35, linewidth=0.8)
+        ax.plot(grid, values.mean(axis=0), color=style.COLOURS[0], linewidth=2.2)
+        style.name_panel(ax, f"{entry.name}, {len(seeds)} seed{'s' * (len(seeds) > 1)}")
+        style.steps_axis(ax, float(grid[-1]))
+        if index + columns < len(results):
+            ax.set_xlabel("")
+        if index % columns == 0:
+            ax.set_ylabel("return")
     style.save(figure, path)
 
 

@@ -26,26 +26,31 @@ MAX_POINTS = 2_000
 
 
 def canvas(
-    title: str, subtitle: str, panels: int = 1, width: float = 7.2, height: float = 4.4, common: bool = True
+    title: str, subtitle: str, panels: int = 1, width: float = 7.2, height: float = 4.4, common: bool = True, columns: int | None = None
 ) -> tuple[Any, list[Any]]:
-    """A figure and its axes, side by side, in matplotlib's object-oriented interface.
+    """A figure and its axes, in matplotlib's object-oriented interface.
 
     No pyplot: its figures are global state, and it must not be used off the main thread.
 
     Args:
         title: what the picture answers.
         subtitle: of what; its lines are wrapped to the width.
-        panels: axes side by side.
+        panels: how many axes.
         width: inches.
         height: inches.
         common: whether the panels share their y axis.
+        columns: how many of them side by side, all by default; the rest follow below, row by row.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = list(np.atleast_1d(figure.subplots(1, panels, sharey=common)))
+    across = min(columns or panels, panels)
+    axes = list(np.ravel(figure.subplots(-(-panels // across), across, sharey=common)))
+    for ax in axes[panels:]:
+        ax.remove()
+    del axes[panels:]
     for ax in axes:
         for side in ("top", "right"):
             ax.spines[side].set_visible(False)
