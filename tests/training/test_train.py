@@ -23,7 +23,7 @@ from policygrad.envs.gymnasium_adapter import AUTORESETS
 from policygrad.envs.small_worlds import bandit_best_value, bandit_value
 from policygrad.errors import SpaceError, UsageError
 from policygrad.training import runners
-from rollout.toys import Clockwork, HostBandit, clockwork, leaves_equal
+from rollout.toys import Clockwork, HostBandit, clockwork, leaves_equal, programs_agree
 
 HOST_BANDIT = "PolicygradHostBandit-v0"
 QUICK: dict[str, Any] = {"out": False, "figures": False}
@@ -297,7 +297,7 @@ def test_until_solved_stops_with_the_update_that_solved(backend: str, tmp_path: 
         assert_same_seed(other.seeds[0], run.seeds[0])
         assert [c for c in calls if c != steps // B] == list(range(every, steps // B, every))
     # Without it, the same steps give the same policy: it is the policy of that update, not of a later one.
-    assert leaves_equal(train(env, updates=steps // B).policy, run.policy)
+    assert programs_agree(train(env, updates=steps // B).policy, run.policy)
     on = train(env, updates=steps // B + 30)
     assert on.num_steps == steps + 30 * B
     assert on.result()["steps_to_solve"] == [solved]
@@ -353,7 +353,7 @@ def test_callbacks_see_the_run(backend: str) -> None:
 def test_a_callback_stops_its_seed(backend: str, stop: Any) -> None:
     run = train(BACKENDS[backend], updates=6, seeds=[0, 1], callbacks=lambda p: stop if (p.seed, p.iteration) == (0, 2) else False)
     assert [seed.steps for seed in run.seeds] == [16, 48]
-    assert leaves_equal(run.policy, train(BACKENDS[backend], updates=2).policy)
+    assert programs_agree(run.policy, train(BACKENDS[backend], updates=2).policy)
     assert (run.interrupted, run.failures) == (False, {})
     assert run.result()["num_steps"] == 48
     assert run.result()["steps_per_second"] == pytest.approx(64 / run.run_seconds, abs=0.1)
