@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.image import imread
 
@@ -50,3 +52,27 @@ def test_a_learner_can_read_it_in_one_sitting(script: Path) -> None:
     lines = script.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 110
     assert f"python examples/{script.name} [--fast] [--out DIR]" in "\n".join(lines)
+
+
+@pytest.mark.parametrize("trace", [0.0, 0.5, 0.8, 1.0])
+def test_the_corridors_drift_is_that_of_lambda_returns(trace: float) -> None:
+    """By n-step returns and their mixture (1 − λ) Σ λ^(n−1) G^(n), which the closed form in the example nowhere uses."""
+    example = runpy.run_path(str(EXAMPLES / "corridor_bias.py"))
+    p, n = 0.6, 4_000
+    moves = example["MOVES"]
+    inside = np.einsum("a,sat->st", [1 - p, p], moves)[:, :3]
+    alive = np.array(list(itertools.accumulate(range(n), lambda x, _: inside @ x, initial=np.ones(3))))  # [n, s]: still short of the goal
+    powers = trace ** np.arange(n)
+    weights = np.append((1 - trace) * powers[:-1], powers[-1])
+
+    def mixed(v: float) -> tuple[np.ndarray, np.ndarray]:
+        """Means of the λ-return by state, and by state and action, with the constant V."""
+        bootstrapped = -np.cumsum(alive[:-1], axis=0) + v * alive[1:]  # G^(1), …, G^(n)
+        ahead = np.vstack([np.full(3, v), bootstrapped[:-1]])
+        return weights @ bootstrapped, -1 + moves[:, :, :3] @ (weights @ ahead)
+
+    visits = np.linalg.solve(np.eye(3) - inside.T, [1.0, 0.0, 0.0])
+    error = [visits @ (mixed(v)[0] - v) for v in (0.0, 1.0)]  # linear in v: the V that fits has none
+    q = mixed(error[0] / (error[0] - error[1]))[1]
+    expected = p * (1 - p) * visits @ (q[:, 1] - q[:, 0])
+    assert example["drift"](p, trace) == pytest.approx(expected, rel=1e-9)
