@@ -35,7 +35,7 @@ import policygrad as pg
 from policygrad.envs import compiled_names
 from policygrad.report import style
 from policygrad.statistics import bootstrap_interval, final_return, steps_to_solve
-from policygrad.tuned import CLASSIC, MUJOCO, TUNED, Tuned
+from policygrad.tuned_settings import CLASSIC, MUJOCO, TUNED, Tuned
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, PICTURES = ROOT / "docs" / "results.md", ROOT / "docs" / "results"

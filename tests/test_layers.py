@@ -19,16 +19,17 @@ FRONT = "__init__"  # the package's own `__init__`, its front door
 # From the ground up. A room is a file or a folder of the package. It may import every room of a lower layer, and its
 # neighbours in its own layer as long as they go in no circle.
 LAYERS = (
-    ("_version", "errors"),
+    ("_version", "errors", "compilation"),
     ("spaces",),
     ("types",),
+    ("settings",),
     ("envs", "policies"),
     ("rollout",),
     ("advantages", "baselines"),
     ("gradients",),
     ("ascent",),
-    ("settings", "algorithms", "combinators", "tuned"),
-    ("evaluate", "diagnostics", "statistics", "records"),
+    ("algorithms", "combinators", "tuned_settings"),
+    ("evaluation", "diagnostics", "statistics", "records"),
     ("report",),
     ("training",),
     ("lab",),
@@ -143,7 +144,7 @@ PLANTS = {
     "upwards, on the ground": ("errors.py", "from policygrad.spaces import Space", "errors lies below spaces"),
     "relative": ("ascent/natural.py", "from ..training import loop", "ascent lies below training"),
     "relative, in a folder's __init__": ("ascent/__init__.py", "from .. import cli", "ascent lies below cli"),
-    "inside a function": ("evaluate.py", "def f():\n    import policygrad.report.figures", "evaluate lies below report"),
+    "inside a function": ("evaluation.py", "def f():\n    import policygrad.report.figures", "evaluation lies below report"),
     "by name": ("training/loop.py", "import importlib\nimportlib.import_module('policygrad.lab')", "training lies below lab"),
     "for types only": (
         "envs/base.py",
@@ -170,7 +171,7 @@ def test_a_planted_import_is_caught(tmp_path: Path, file: str, code: str, why: s
 
 
 def test_a_circle_of_neighbours_is_caught(tmp_path: Path) -> None:
-    plant(tmp_path, {"evaluate.py": "import policygrad.statistics", "statistics.py": "import policygrad.evaluate"})
+    plant(tmp_path, {"evaluation.py": "import policygrad.statistics", "statistics.py": "import policygrad.evaluation"})
     (only,) = violations(tmp_path)
     assert "circle" in only
 
@@ -181,7 +182,7 @@ def test_what_points_downwards_passes(tmp_path: Path) -> None:
         "errors.py": "import math",
         "spaces.py": "from policygrad.errors import SpaceError",
         "envs/cartpole.py": "from . import base\nfrom policygrad.types import Step",
-        "evaluate.py": "from policygrad.statistics import interval\nfrom policygrad import envs",
+        "evaluation.py": "from policygrad.statistics import interval\nfrom policygrad import envs",
         "oracle/exact.py": "from policygrad.envs.finite import MDP\nfrom policygrad.policies import heads",
         "training/loop.py": "from policygrad.statistics import interval\nfrom policygrad.oracle import exact",
         "report/figures.py": "from policygrad.records import read\nfrom policygrad.statistics import interval",

@@ -17,7 +17,7 @@ import pytest
 import policygrad as pg
 from policygrad.envs import registry
 from policygrad.statistics import bootstrap_interval
-from policygrad.tuned import TUNED, Tuned
+from policygrad.tuned_settings import TUNED, Tuned
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "results.py"
 ENTRY = TUNED["CartPole-v1", "ppo"]

@@ -10,7 +10,7 @@ import policygrad as pg
 from policygrad.cli import main
 from policygrad.cli.train_request import train_request
 from policygrad.errors import UnknownNameError, UsageError
-from policygrad.tuned import EVALUATED, STEPS_TO_SOLVE, TUNED, Measured
+from policygrad.tuned_settings import EVALUATED, STEPS_TO_SOLVE, TUNED, Measured
 
 CARTPOLE = ["ppo", "--env", "CartPole-v1", "--tuned"]
 

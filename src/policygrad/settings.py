@@ -1,34 +1,53 @@
-"""What the arguments of recipes may be: one range for one name, in every recipe.
+"""What the arguments of recipes, and the numbers of a run, may be: one range for one name, everywhere.
 
 A recipe calls `check(locals())` first, so a wrong argument is one clear line before anything is built. Traced values pass:
 a recipe may be built inside a mapped function, with a learning rate or a discount that JAX maps over.
+
+The command line holds words to these ranges before it imports JAX, so nothing here imports it; names stand here as text, and are those of
+the pieces themselves.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
-import jax
 import numpy as np
-from jax.core import Tracer
 
-from policygrad.ascent import OPTIMIZERS
-from policygrad.baselines import FORMS, KINDS
 from policygrad.errors import UnknownNameError, UsageError
-from policygrad.gradients.weights import WEIGHTS
-from policygrad.policies.networks import ACTIVATIONS, INITIALISATIONS
 from policygrad.types import Baseline
+
+BaselineName = Literal[
+    "none", "mean", "episode-mean", "running-mean", "time-mean", "state-mean", "least-squares", "leave-one-out", "optimal",
+    "value", "value-table", "value-linear", "value-network",
+]  # fmt: skip
+FormName = Literal["same-batch", "previous-batch", "leave-one-out"]
+WeightName = Literal["none", "per-step", "per-decision", "trajectory"]
+NormalizeOver = Literal["minibatch", "batch"]
 
 CREDITS = ("reward-to-go", "total-return")
 ADVANTAGES = ("td", "n-step", "gae", "vtrace")
+MOST, MOST_AT_ONCE = 2**31 - 1, 2**20
+"""What counters of steps hold; and environments side by side, or episodes of an evaluation."""
+OPTIMIZERS = ("adam", "sgd", "rmsprop")
+ACTIVATIONS = ("tanh", "relu", "leaky_relu", "elu", "gelu", "sigmoid", "silu", "softplus", "identity")
+INITIALISATIONS = ("orthogonal", "xavier", "lecun", "torch")
+
+
+def _is(value: Any, *path: str) -> bool:
+    """Whether it is of one of JAX's types, by the path to the type; it is none where JAX has not been imported."""
+    kind: Any = sys.modules.get("jax")
+    for name in path:
+        kind = getattr(kind, name, None)
+    return kind is not None and isinstance(value, kind)
 
 
 def _number(value: Any) -> bool:
     if isinstance(value, bool | np.bool_):
         return False
-    scalar = isinstance(value, int | float | np.number) or (isinstance(value, jax.Array) and value.ndim == 0)
+    scalar = isinstance(value, int | float | np.number) or (_is(value, "Array") and value.ndim == 0)
     return scalar and math.isfinite(float(value))
 
 
@@ -50,7 +69,7 @@ RATE: Range = (lambda value: _number(value) and 0 < value <= 1, "a number in (0,
 COUNT: Range = (_whole, "a whole number of at least 1")
 SWITCH: Range = (lambda value: isinstance(value, bool), "True or False")
 FUNCTION: Range = (
-    lambda value: callable(value) and not isinstance(value, jax.tree_util.Partial) and not hasattr(value, "unroll"),
+    lambda value: callable(value) and not _is(value, "tree_util", "Partial") and not hasattr(value, "unroll"),
     "a function (key, spec) -> policy, such as policies.mlp((64, 64))",
 )
 
@@ -101,12 +120,12 @@ OPTIONAL = {"weight_limit", "value_clip", "stop_kl", "step_size", "episodes_per_
 """Arguments that None turns off."""
 
 CHOICES: dict[str, tuple[Collection[str], Callable[[Any], bool]]] = {
-    "baseline": (KINDS, lambda value: isinstance(value, Baseline)),
-    "baseline_form": (FORMS, lambda value: False),
+    "baseline": (get_args(BaselineName), lambda value: isinstance(value, Baseline)),
+    "baseline_form": (get_args(FormName), lambda value: False),
     "credit": (CREDITS, lambda value: False),
     "advantage": (ADVANTAGES, lambda value: False),
-    "weight": (WEIGHTS, lambda value: False),
-    "normalize_over": (("minibatch", "batch"), lambda value: False),
+    "weight": (get_args(WeightName), lambda value: False),
+    "normalize_over": (get_args(NormalizeOver), lambda value: False),
     "optimizer": (OPTIMIZERS, lambda value: callable(value) or hasattr(value, "update")),
     "activation": (ACTIVATIONS, lambda value: False),
     "initialisation": (INITIALISATIONS, lambda value: False),
@@ -121,7 +140,7 @@ def check(settings: dict[str, Any]) -> None:
         UsageError: argument · what was got · what it must be, in one line. UnknownNameError: a name that does not exist.
     """
     for name, value in settings.items():
-        if isinstance(value, Tracer) or (value is None and name in OPTIONAL):
+        if _is(value, "core", "Tracer") or (value is None and name in OPTIONAL):
             continue
         if name in CHOICES:
             names, stands_in = CHOICES[name]
@@ -138,3 +157,49 @@ def check(settings: dict[str, Any]) -> None:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 and "\n" not in text else f"a {type(value).__name__}"
+
+
+def seed_list(seed: int | None, seeds: int | Sequence[int] | None) -> list[int]:
+    """The seeds of a run: those of a list, 0 to n − 1 of a number, or the one.
+
+    Raises:
+        UsageError: both were given, or what is no seed, no number of seeds, or no list of different ones.
+    """
+    if seed is not None and seeds is not None:
+        raise UsageError(f"seed and seeds: got both ({seed!r}, {seeds!r}); give one")
+    if seeds is None:
+        chosen: list[Any] = [0 if seed is None else seed]
+    elif isinstance(seeds, Sequence | np.ndarray) and not isinstance(seeds, str):
+        chosen = list(seeds)
+    else:
+        if isinstance(seeds, bool) or not isinstance(seeds, int | np.integer) or not 1 <= seeds <= 2**20:
+            raise UsageError(f"seeds: got {seeds!r}; it must be a number of seeds of at least 1, or a list of seeds")
+        chosen = list(range(seeds))
+    for one in chosen:
+        if isinstance(one, bool) or not isinstance(one, int | np.integer) or not 0 <= one < 2**32:
+            raise UsageError(f"seed: got {one!r}; it must be a whole number from 0 to 2^32 − 1")
+    if not chosen or len(set(chosen)) != len(chosen):
+        raise UsageError(f"seeds: got {chosen!r}; give at least one, each once")
+    return [int(one) for one in chosen]
+
+
+def count(name: str, value: Any, most: int = MOST) -> int:
+    """A whole number from 1 to `most`, also where it is written as 1e6.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return whole(name, value, 1, most)
+
+
+def whole(name: str, value: Any, least: int, most: int) -> int:
+    """A whole number in a range.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
+        raise UsageError(f"{name}: got {value!r}; it must be a whole number from {least} to {most:,}")
+    return int(value)

@@ -401,7 +401,7 @@ BAD = [
     ("evaluate truncated.safetensors", "--env missing truncated.safetensors"),
     ("evaluate truncated.safetensors --env Bandit-v0", "truncated.safetensors take another copy"),
     ("evaluate odd/policy_0.safetensors", "odd/config.json: env: got 3"),
-    ("evaluate {run} --num-episodes 0", "--num-episodes: got 0 at least 1"),
+    ("evaluate {run} --num-episodes 0", "--num-episodes: got 0 from 1"),
     ("evaluate {run} --num-episodes x", "--num-episodes: got 'x' whole number"),
     ("evaluate {run} --seed -1", "--seed: got -1 from 0"),
     ("evaluate {run} --env CartPole-v1", "CartPole-v1 Box Discrete(4) choose"),

@@ -18,7 +18,7 @@ from policygrad.cli.output import run_text
 from policygrad.cli.train_request import train_request
 from policygrad.envs import Env
 from policygrad.errors import UsageError
-from policygrad.evaluate import EVALUATION_STREAM, SELECTION_STREAM, Evaluator
+from policygrad.evaluation import EVALUATION_STREAM, SELECTION_STREAM, Evaluator
 from policygrad.records import load_run
 from policygrad.training import evaluations
 from policygrad.training.result import best_stretch

@@ -9,9 +9,6 @@ from typing import Any, Literal
 from policygrad import advantages, baselines
 from policygrad.algorithms.compose import compose
 from policygrad.algorithms.slots import (
-    BaselineName,
-    FormName,
-    WeightName,
     decaying,
     finished,
     importance,
@@ -23,7 +20,7 @@ from policygrad.errors import UsageError
 from policygrad.gradients import accumulated, score_function
 from policygrad.policies import PolicyBuilder
 from policygrad.rollout import episodes
-from policygrad.settings import check
+from policygrad.settings import BaselineName, FormName, WeightName, check
 from policygrad.types import Algorithm, Baseline
 
 

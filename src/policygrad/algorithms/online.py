@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from policygrad import advantages, baselines, policies
 from policygrad.algorithms.compose import compose
-from policygrad.algorithms.slots import WeightName, decaying, finished, importance, policy_and_critic
+from policygrad.algorithms.slots import decaying, finished, importance, policy_and_critic
 from policygrad.ascent import Schedule, gradient_ascent
 from policygrad.errors import UsageError
 from policygrad.gradients import accumulated, actor_critic_loss, gradient_of, score_function, weights
 from policygrad.policies import PolicyBuilder
 from policygrad.rollout import steps
-from policygrad.settings import check
+from policygrad.settings import WeightName, check
 from policygrad.types import Algorithm
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from policygrad import advantages, baselines, policies
 from policygrad.algorithms.compose import compose
-from policygrad.algorithms.slots import NormalizeOver, WeightName, decaying, finished, importance, policy_and_critic
+from policygrad.algorithms.slots import decaying, finished, importance, policy_and_critic
 from policygrad.ascent import Schedule, proximal, proximal_kl
 from policygrad.ascent.proximal import TOLERANCE
 from policygrad.gradients import clipped_loss, penalty_loss
 from policygrad.policies import PolicyBuilder
 from policygrad.rollout import steps
-from policygrad.settings import check
+from policygrad.settings import NormalizeOver, WeightName, check
 from policygrad.types import Algorithm
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from policygrad import baselines, combinators, policies
 from policygrad.ascent import Schedule, linear
@@ -11,14 +11,6 @@ from policygrad.errors import UsageError
 from policygrad.gradients import weights
 from policygrad.policies import CriticBuilder, PolicyBuilder
 from policygrad.types import Algorithm, Array, Baseline, Importance, Rollout
-
-BaselineName = Literal[
-    "none", "mean", "episode-mean", "running-mean", "time-mean", "state-mean", "least-squares", "leave-one-out", "optimal",
-    "value", "value-table", "value-linear", "value-network",
-]  # fmt: skip
-FormName = Literal["same-batch", "previous-batch", "leave-one-out"]
-WeightName = Literal["none", "per-step", "per-decision", "trajectory"]
-NormalizeOver = Literal["minibatch", "batch"]
 
 
 def decaying(value: float | Schedule, decay: bool, name: str = "learning_rate") -> float | Schedule:

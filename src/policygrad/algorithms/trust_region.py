@@ -6,12 +6,12 @@ from functools import partial
 
 from policygrad import advantages, baselines
 from policygrad.algorithms.compose import compose
-from policygrad.algorithms.slots import WeightName, decaying, finished, importance, policy_and_critic
+from policygrad.algorithms.slots import decaying, finished, importance, policy_and_critic
 from policygrad.ascent import Schedule, backtracking, kl_radius, natural
 from policygrad.gradients import accumulated, score_function
 from policygrad.policies import PolicyBuilder
 from policygrad.rollout import steps
-from policygrad.settings import check
+from policygrad.settings import WeightName, check
 from policygrad.types import Algorithm
 
 

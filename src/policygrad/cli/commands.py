@@ -16,8 +16,10 @@ from typing import Any
 from policygrad.cli.lab_command import lab, lab_parser
 from policygrad.cli.options import Option, fitted, make_parser, parse, summary
 from policygrad.cli.output import evaluation_head, evaluation_text, files_text, names_text, number, run_text, say, table_text, to_json
-from policygrad.cli.train_request import BACKEND, ENV_ARGS, JSON, RUN_OPTIONS, read_file, recipes, train_help, train_request
+from policygrad.cli.recipes import shells
+from policygrad.cli.train_request import BACKEND, ENV_ARGS, JSON, RUN_OPTIONS, TrainRequest, read_file, train_help, train_request
 from policygrad.errors import RunError, UsageError
+from policygrad.settings import MOST, MOST_AT_ONCE, check, count, seed_list, whole
 
 DONE, WRONG, FAILED, INTERRUPTED = 0, 2, 3, 130
 
@@ -43,6 +45,12 @@ LIST_OPTIONS = {"tuned": Option("tuned", bool, "the tuned settings instead, with
 def train(words: Sequence[str]) -> int:
     """`policygrad train ALGORITHM …`"""
     request = train_request(words)
+    names = {*RUN_OPTIONS, *inspect.signature(shells()[request.algorithm]).parameters}
+    try:
+        _check(request)
+    except UsageError as error:
+        raise as_flags(error, names) from error
+    from policygrad.algorithms import RECIPES
     from policygrad.training import train as run_training
     from policygrad.training.progress import choose_mode
 
@@ -60,9 +68,8 @@ def train(words: Sequence[str]) -> int:
             kept = f"; the result is in {run.run_dir / 'result.json'}" if run.run_dir else ""
             troubles.append(RunError(f"{error}{kept}"))
 
-    names = {*RUN_OPTIONS, *inspect.signature(recipes()[request.algorithm]).parameters}
     try:
-        algorithm = recipes()[request.algorithm](**request.settings)
+        algorithm = RECIPES[request.algorithm](**request.settings)
         run = run_training(algorithm=algorithm, progress=choose_mode("plain" if plain else "auto"), on_result=report, **options)
     except UsageError as error:
         raise as_flags(error, names) from error
@@ -77,6 +84,16 @@ def train(words: Sequence[str]) -> int:
     if troubles or run.failures:
         raise troubles[0] if troubles else _failure(run)
     return DONE
+
+
+def _check(request: TrainRequest) -> None:
+    """Tells what the recipe and `train` would refuse, before JAX is imported for them."""
+    check(request.settings)
+    run = request.run
+    for name, most in {"num_steps": MOST, "num_envs": MOST_AT_ONCE, "evaluate_every": MOST, "evaluate_episodes": MOST_AT_ONCE}.items():
+        if run.get(name) is not None:
+            count(name, run[name], most)
+    seed_list(run.get("seed"), run.get("seeds"))
 
 
 def _failure(run: Any) -> RunError:
@@ -126,11 +143,16 @@ def evaluate(words: Sequence[str]) -> int:
     if len(rest) != 1:
         got = f"got {' and '.join(map(repr, rest))}" if rest else "got none"
         raise UsageError(f"evaluate takes one run directory or policy file: {got}; write policygrad evaluate RUN --num-episodes 100")
-    from policygrad.evaluate import evaluate as run_episodes
-
+    try:
+        count("num_episodes", options.get("num_episodes", 1))
+        whole("seed", options.get("seed", 0), 0, MOST)
+    except UsageError as error:
+        raise as_flags(error, EVALUATE_OPTIONS) from error
     path = Path(rest[0])
     if not path.exists():
         raise UsageError(f"got {rest[0]!r}: there is no such run directory or policy file; give one that `policygrad train` made")
+    from policygrad.evaluation import evaluate as run_episodes
+
     is_run = path.is_dir()
     policies, config = _run(path) if is_run else ({}, _beside(path))
     config_file = (path if is_run else path.parent) / "config.json"
@@ -245,7 +267,7 @@ def show_list(words: Sequence[str]) -> int:
     from policygrad.envs.finite_worlds import WORLDS
 
     compiled, others = compiled_names(), _gymnasium_names()
-    algorithms = {name: summary(recipe) for name, recipe in recipes().items()}
+    algorithms = {name: summary(recipe) for name, recipe in shells().items()}
     baselines = {name: summary(kind) for name, kind in KINDS.items()}
     worlds = {name: summary(world) for name, world in WORLDS.items()}
     if options.get("json"):
@@ -272,7 +294,7 @@ def list_parser() -> Any:
 
 def _tuned_json() -> str:
     """Every tuned entry, as one line."""
-    from policygrad.tuned import TUNED
+    from policygrad.tuned_settings import TUNED
 
     listed = []
     for entry in TUNED.values():
@@ -284,7 +306,7 @@ def _tuned_json() -> str:
 
 def _tuned_text() -> str:
     """The tuned entries by environment: what they reached, and the command that uses one."""
-    from policygrad.tuned import TUNED
+    from policygrad.tuned_settings import TUNED
 
     parts = []
     for env in dict.fromkeys(env for env, _ in TUNED):

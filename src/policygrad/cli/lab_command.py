@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from policygrad.cli.options import Option, fitted, make_parser, parse
 from policygrad.cli.output import say, to_json
 from policygrad.errors import UsageError
@@ -69,6 +67,8 @@ def lab_parser() -> Any:
 @contextmanager
 def _quick_compilation() -> Iterator[None]:
     """Programs that run for milliseconds are not worth optimising for seconds."""
+    import jax
+
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     try:

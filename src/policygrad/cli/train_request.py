@@ -11,6 +11,7 @@ from typing import Any
 
 from policygrad.cli.options import Option, fitted, introduction, make_parser, parse, recipe_options, summary
 from policygrad.cli.output import table_text
+from policygrad.cli.recipes import shells
 from policygrad.errors import UnknownNameError, UsageError
 
 BACKENDS = ("auto", "compiled", "gymnasium")
@@ -69,18 +70,11 @@ class TrainRequest:
     run: dict[str, Any]
 
 
-def recipes() -> dict[str, Callable[..., Any]]:
-    """The recipes by name."""
-    from policygrad.algorithms import RECIPES
-
-    return RECIPES
-
-
 def train_help(words: Sequence[str]) -> str:
     """The help of `train`, or of one algorithm if the words name one."""
     name, _ = _split(words)
     if name is None:
-        listed = table_text("algorithms", {known: summary(recipe) for known, recipe in recipes().items()})
+        listed = table_text("algorithms", {known: summary(recipe) for known, recipe in shells().items()})
         description = f"Trains a policy and keeps everything about the run in a directory.\n\n{listed}\n\n{_HINT}"
         return make_parser(USAGE.format("ALGORITHM"), description, {"flags of every algorithm": RUN_OPTIONS.values()}).format_help()
     recipe = _recipe(name)
@@ -107,7 +101,7 @@ def train_request(words: Sequence[str]) -> TrainRequest:
     name = name or configured
     if name is None:
         got = f"got {rest[0]!r}; " if rest else ""
-        raise UsageError(f"train needs an algorithm first: {got}write {USAGE.format('reinforce')}; known: {', '.join(recipes())}")
+        raise UsageError(f"train needs an algorithm first: {got}write {USAGE.format('reinforce')}; known: {', '.join(shells())}")
     recipe = _recipe(name)
     options = recipe_options(recipe)
     flags, extra = parse(_parser(name, recipe, options), {**RUN_OPTIONS, **options}, rest)
@@ -148,7 +142,7 @@ def _merged(theirs: dict[str, Any], flags: dict[str, Any], again: bool) -> dict[
 
 def _tuned(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The tuned settings for the environment, with the number of environments and steps that go with them."""
-    from policygrad.tuned import tuned
+    from policygrad.tuned_settings import tuned
 
     env = values.get("env")
     if env is None:
@@ -158,9 +152,9 @@ def _tuned(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _recipe(name: Any) -> Callable[..., Any]:
-    if not isinstance(name, str) or name not in recipes():
-        raise UnknownNameError("algorithm", str(name), recipes())
-    return recipes()[name]
+    if not isinstance(name, str) or name not in shells():
+        raise UnknownNameError("algorithm", str(name), shells())
+    return shells()[name]
 
 
 def _split(words: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -170,7 +164,7 @@ def _split(words: Sequence[str]) -> tuple[str | None, list[str]]:
         return words[0], words[1:]
     takes_value = {option.flag for option in RUN_OPTIONS.values() if option.kind is not bool}
     for index, word in enumerate(words):
-        if word in recipes() and words[index - 1] not in takes_value:
+        if word in shells() and words[index - 1] not in takes_value:
             return word, words[:index] + words[index + 1 :]
     return None, words
 

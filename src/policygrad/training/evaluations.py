@@ -9,7 +9,7 @@ import numpy as np
 
 from policygrad.envs import AnyEnv, Env
 from policygrad.errors import UsageError
-from policygrad.evaluate import MOST_ENVS, SELECTION_STREAM, Evaluator
+from policygrad.evaluation import MOST_ENVS, SELECTION_STREAM, Evaluator
 from policygrad.records import Records
 from policygrad.training.result import SeedResult
 

@@ -19,10 +19,12 @@ import numpy as np
 
 from policygrad import policies
 from policygrad._version import __version__
+from policygrad.compilation import keep_programs
 from policygrad.diagnostics import diagnosed
 from policygrad.envs import LQR, AnyEnv, Env, FiniteMDP, has_gymnasium, make
 from policygrad.errors import PolicygradError, RunError, UsageError
 from policygrad.records import Records, default_run_dir
+from policygrad.settings import MOST_AT_ONCE, count, seed_list
 from policygrad.spaces import Discrete
 from policygrad.training.evaluations import EPISODES, Evaluations, evaluator_of
 from policygrad.training.history import History, Recorder, first_solved
@@ -38,32 +40,6 @@ LEAST_SAMPLE = 0.1
 """Importance weights that leave a smaller share of the sample are warned about: the estimate then hangs on a few steps."""
 
 Callback = Callable[["RunProgress"], bool | None]
-
-
-def _seed_list(seed: int | None, seeds: int | Sequence[int] | None) -> list[int]:
-    if seed is not None and seeds is not None:
-        raise UsageError(f"seed and seeds: got both ({seed!r}, {seeds!r}); give one")
-    if seeds is None:
-        chosen: list[Any] = [0 if seed is None else seed]
-    elif isinstance(seeds, Sequence | np.ndarray) and not isinstance(seeds, str):
-        chosen = list(seeds)
-    else:
-        if isinstance(seeds, bool) or not isinstance(seeds, int | np.integer) or not 1 <= seeds <= 2**20:
-            raise UsageError(f"seeds: got {seeds!r}; it must be a number of seeds of at least 1, or a list of seeds")
-        chosen = list(range(seeds))
-    for one in chosen:
-        if isinstance(one, bool) or not isinstance(one, int | np.integer) or not 0 <= one < 2**32:
-            raise UsageError(f"seed: got {one!r}; it must be a whole number from 0 to 2^32 − 1")
-    if not chosen or len(set(chosen)) != len(chosen):
-        raise UsageError(f"seeds: got {chosen!r}; give at least one, each once")
-    return [int(one) for one in chosen]
-
-
-def _count(name: str, value: Any, most: int = 2**31 - 1) -> int:
-    whole = isinstance(value, int | np.integer) or (isinstance(value, float) and value.is_integer())
-    if isinstance(value, bool) or not whole or not 1 <= value <= most:
-        raise UsageError(f"{name}: got {value!r}; it must be a whole number from 1 to {most:,}")
-    return int(value)
 
 
 class _Session:
@@ -85,11 +61,12 @@ class _Session:
             raise UsageError(f"algorithm: got {type(algorithm).__name__}; pass what a recipe returns, e.g. policygrad.reinforce()")
         if not isinstance(diagnostics, bool):
             raise UsageError(f"diagnostics: got {diagnostics!r}; it must be True or False")
-        self.num_steps = _count("num_steps", num_steps)
+        self.num_steps = count("num_steps", num_steps)
+        keep_programs()
         self.env: AnyEnv = make(env, backend, **env_options)
         self.algorithm = algorithm
         fixed = None if isinstance(self.env, Env) else self.env.fixed_num_envs
-        self.num_envs = _count("num_envs", num_envs if num_envs is not None else fixed or algorithm.collect.num_envs, 2**20)
+        self.num_envs = count("num_envs", num_envs if num_envs is not None else fixed or algorithm.collect.num_envs, MOST_AT_ONCE)
         if algorithm.collect.kind == "episodes":
             algorithm.collect.episodes_per_update(self.num_envs)
         if self.num_steps + self.num_envs * (algorithm.collect.count or 1) * 1000 > 2**31 - 1:
@@ -159,9 +136,9 @@ def iterate(
     64
     """
     options = {"env_args": env_args, "wrappers": wrappers, "vectorization": vectorization}
-    (seed,) = _seed_list(seed, None)
+    (seed,) = seed_list(seed, None)
     session = _Session(env, algorithm, num_steps, num_envs, backend, init, metrics, diagnostics, options)
-    every = _count("every", every)
+    every = count("every", every)
     try:
         episodes, iteration, seconds = History(seed), 0, 0.0
         state = session.runner.start(seed, session.init_policy)
@@ -261,11 +238,11 @@ def train(
             seeds failed, the others finish, and `failures` of the returned run tells.
     """
     options = {"env_args": env_args, "wrappers": wrappers, "vectorization": vectorization}
-    chosen = _seed_list(seed, seeds)
+    chosen = seed_list(seed, seeds)
     calls = [callbacks] if callable(callbacks) else list(callbacks)
-    callback_every = _count("callback_every", callback_every)
-    evaluate_every = None if evaluate_every is None else _count("evaluate_every", evaluate_every)
-    evaluate_episodes = _count("evaluate_episodes", evaluate_episodes, 2**20)
+    callback_every = count("callback_every", callback_every)
+    evaluate_every = None if evaluate_every is None else count("evaluate_every", evaluate_every)
+    evaluate_episodes = count("evaluate_episodes", evaluate_episodes, MOST_AT_ONCE)
     session = _Session(env, algorithm, num_steps, num_envs, backend, init, metrics, diagnostics, options)
     evaluator = evaluator_of(session.env, evaluate_every, evaluate_episodes)
     threshold = session.env.reward_threshold

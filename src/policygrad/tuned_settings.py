@@ -1,6 +1,6 @@
 """Settings that were measured: one entry for an environment and an algorithm.
 
-    >>> from policygrad.tuned import tuned
+    >>> from policygrad.tuned_settings import tuned
     >>> entry = tuned("CartPole-v1", "ppo")
     >>> entry.num_envs, entry.algorithm().settings["rollout_length"]
     (4, 64)
@@ -12,11 +12,9 @@ them. Settings were chosen with seeds from 100 on, in the compiled environments;
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from policygrad.algorithms import RECIPES
 from policygrad.errors import UnknownNameError, UsageError
 from policygrad.types import Algorithm
 
@@ -80,8 +78,9 @@ class Tuned:
         Raises:
             UsageError: as the recipe.
         """
-        recipe: Callable[..., Algorithm] = RECIPES[self.name]
-        return recipe(**{**self.settings, **changes})
+        from policygrad.algorithms import RECIPES
+
+        return RECIPES[self.name](**{**self.settings, **changes})
 
 
 def tuned(env: str, algorithm: str) -> Tuned:
@@ -103,10 +102,10 @@ def tuned(env: str, algorithm: str) -> Tuned:
     if not isinstance(env, str) or not isinstance(algorithm, str):
         wrong = next(value for value in (env, algorithm) if not isinstance(value, str))
         raise UsageError(f"tuned: got {type(wrong).__name__}; it must be the id of an environment, and the name of a recipe")
-    if algorithm not in RECIPES:
-        raise UnknownNameError("algorithm", algorithm, RECIPES)
     if (env, algorithm) in TUNED:
         return TUNED[env, algorithm]
+    if algorithm not in NAMES:
+        raise UnknownNameError("algorithm", algorithm, NAMES)
     there = [name for known, name in TUNED if known == env]
     if not there:
         raise UnknownNameError("environment with tuned settings", env, {known for known, _ in TUNED})
@@ -278,3 +277,6 @@ TUNED: dict[tuple[str, str], Tuned] = {
     (entry.env, entry.name): replace(entry, measured=MEASURED.get((entry.env, entry.name))) for entry in (*CLASSIC, *MUJOCO)
 }
 """All entries, by environment and recipe."""
+
+NAMES = tuple(dict.fromkeys(name for _, name in TUNED))
+"""The recipes that have entries."""

@@ -12,9 +12,11 @@ import jax
 import numpy as np
 
 from policygrad import policies
+from policygrad.compilation import keep_programs
 from policygrad.envs import AnyEnv, Env, make
 from policygrad.errors import UsageError
 from policygrad.rollout import HostCollector, compiled_collector, episodes
+from policygrad.settings import MOST, MOST_AT_ONCE, count, whole
 from policygrad.statistics import bootstrap_interval
 from policygrad.types import Array, Key
 
@@ -157,17 +159,13 @@ def evaluate(
     Raises:
         UsageError, SpaceError, PolicyFileError: before the first step.
     """
-    if isinstance(num_episodes, bool) or not isinstance(num_episodes, int | np.integer) or num_episodes < 1:
-        raise UsageError(f"num_episodes: got {num_episodes!r}; it must be a whole number of at least 1")
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**31:
-        raise UsageError(f"seed: got {seed!r}; it must be a whole number from 0 to 2^31 − 1")
-    if num_envs is not None and (isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1):
-        raise UsageError(f"num_envs: got {num_envs!r}; it must be a whole number of at least 1, or None")
+    num_episodes, seed = count("num_episodes", num_episodes), whole("seed", seed, 0, MOST)
+    num_envs = None if num_envs is None else count("num_envs", num_envs, MOST_AT_ONCE)
     if isinstance(policy, str | Path):
         policy = policies.load(policy)
     if not callable(policy):
         raise UsageError(f"policy: got {type(policy).__name__}; pass a policy, such as run.policy, or a file of one")
-    num_episodes, seed = int(num_episodes), int(seed)
+    keep_programs()
     made = make(env, backend, env_args=env_args, wrappers=wrappers)
     policies.require_spaces(policy, made.observation_space, made.action_space, made.name)
     evaluator = Evaluator(made, num_episodes, num_envs=num_envs, sample=sample)

@@ -1,0 +1,80 @@
+"""Compiled programs, kept on disk: what was compiled once starts in a fraction of a second the next time.
+
+JAX keeps them (its persistent compilation cache) where it is told a folder. `keep_programs` gives it one of the user's own, unless
+somebody has given one already. The environment variable POLICYGRAD_CACHE names another folder, or says off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import warnings
+from functools import cache
+from pathlib import Path
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+SHORTEST = 0.05
+"""Seconds of compiling that are worth a file."""
+
+MOST_BYTES = 2**31
+"""Where the folder has grown beyond this, the files longest unused go, down to a half of it."""
+
+OFF = ("off", "none", "no", "0", "")
+
+
+@cache
+def keep_programs() -> Path | None:
+    """Lets JAX keep compiled programs on disk; the folder, or None where JAX has its own or the cache is off. Costs a millisecond, once.
+
+    Programs of one machine may not run on another, so each kind of processor has a folder of its own: a home may be shared.
+    """
+    chosen = os.environ.get("POLICYGRAD_CACHE")
+    if jax.config.read("jax_compilation_cache_dir") is not None or (chosen is not None and chosen.lower() in OFF):
+        return None
+    root = Path(chosen) if chosen else _user_cache()
+    folder = root / f"jax-{jax.__version__}-{_machine()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            return None
+        _prune(root)
+    except OSError:  # no home, or a full or read-only disk: then every run compiles
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)
+    # JAX looks for a folder once, at its first compilation, which may have been before
+    compilation_cache.reset_cache()
+    # Two runs may meet at an entry that one of them has half written; the other compiles it itself.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry", UserWarning)
+    return folder
+
+
+def _user_cache() -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("policygrad", appauthor=False)
+
+
+def _machine() -> str:
+    """Eight letters for the kind of processor: XLA compiles for the instructions that it finds."""
+    text = platform.machine() + platform.processor()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
+        text += "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _prune(root: Path) -> None:
+    files = [(path, path.stat()) for path in root.rglob("*") if path.is_file()]
+    total = sum(stat.st_size for _, stat in files)
+    if total <= MOST_BYTES:
+        return
+    for path, stat in sorted(files, key=lambda one: max(one[1].st_atime, one[1].st_mtime)):
+        path.unlink(missing_ok=True)
+        total -= stat.st_size
+        if total <= MOST_BYTES // 2:
+            return
