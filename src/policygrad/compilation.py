@@ -33,7 +33,8 @@ def keep_programs() -> Path | None:
     Programs of one machine may not run on another, so each kind of processor has a folder of its own: a home may be shared.
     """
     chosen = os.environ.get("POLICYGRAD_CACHE")
-    if jax.config.read("jax_compilation_cache_dir") is not None or (chosen is not None and chosen.lower() in OFF):
+    theirs = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if theirs is not None or (chosen is not None and chosen.lower() in OFF):
         return None
     root = Path(chosen) if chosen else _user_cache()
     folder = root / f"jax-{jax.__version__}-{_machine()}"
