@@ -262,14 +262,34 @@ MEASURED: dict[tuple[str, str], Measured] = {
     ("Pendulum-v1", "ppo"): _reached(EVALUATED, -205.0, -198.1, -212.2, -204.1, -314.2, commit="c708078"),
     ("Pendulum-v1", "trpo"): _reached(EVALUATED, -306.8, -188.4, -202.5, -193.8, -219.8, commit="c708078"),
     ("Pendulum-v1", "npg"): _reached(EVALUATED, -515.8, -189.5, -187.2, -193.3, -179.8, commit="c708078"),
+    ("HalfCheetah-v5", "a2c"): _reached(EVALUATED, 3489.0, 3980.0, 3934.7, 3188.1, 3969.5, backend="gymnasium", commit="ac42c0b"),
+    ("HalfCheetah-v5", "npg"): _reached(EVALUATED, 6438.9, 6597.6, 4998.7, 2739.8, 5094.6, backend="gymnasium", commit="ac42c0b"),
+    ("HalfCheetah-v5", "trpo"): _reached(EVALUATED, 6007.1, 4966.4, 5504.6, 4293.7, 5907.4, backend="gymnasium", commit="ac42c0b"),
+    ("HalfCheetah-v5", "ppo"): _reached(EVALUATED, 5103.0, 4280.8, 5190.8, 6915.0, 3863.9, backend="gymnasium", commit="ac42c0b"),
+    ("Hopper-v5", "a2c"): _reached(EVALUATED, 757.1, 1650.1, 437.5, 2014.1, 589.9, backend="gymnasium", commit="ac42c0b"),
+    ("Hopper-v5", "npg"): _reached(EVALUATED, 2282.3, 1904.1, 560.9, 2998.8, 923.2, backend="gymnasium", commit="ac42c0b"),
+    ("Hopper-v5", "trpo"): _reached(EVALUATED, 3023.3, 1462.4, 3268.0, 3009.9, 3388.3, backend="gymnasium", commit="ac42c0b"),
+    ("Hopper-v5", "ppo"): _reached(EVALUATED, 3469.5, 2035.7, 3662.2, 3325.8, 3530.8, backend="gymnasium", commit="ac42c0b"),
+    ("InvertedPendulum-v5", "a2c"): _reached(EVALUATED, 1000.0, 1000.0, 1000.0, 1000.0, 1000.0, backend="gymnasium", commit="ac42c0b"),
     ("InvertedPendulum-v5", "npg"): _reached(EVALUATED, 1000.0, 1000.0, 1000.0, 1000.0, 1000.0, backend="gymnasium", commit="af95e61"),
     ("InvertedPendulum-v5", "trpo"): _reached(EVALUATED, 1000.0, 1000.0, 1000.0, 1000.0, 1000.0, backend="gymnasium", commit="af95e61"),
+    ("InvertedPendulum-v5", "ppo"): _reached(EVALUATED, 1000.0, 1000.0, 1000.0, 1000.0, 1000.0, backend="gymnasium", commit="ac42c0b"),
+    ("InvertedDoublePendulum-v5", "a2c"): _reached(
+        EVALUATED, 8803.8, 9080.9, 9083.4, 9082.3, 8895.0, backend="gymnasium", commit="ac42c0b"
+    ),
     ("InvertedDoublePendulum-v5", "npg"): _reached(
         EVALUATED, 9333.3, 9322.8, 9151.9, 9237.2, 9146.3, backend="gymnasium", commit="af95e61"
     ),
     ("InvertedDoublePendulum-v5", "trpo"): _reached(
         EVALUATED, 5543.6, 6880.4, 7681.7, 8633.5, 8526.1, backend="gymnasium", commit="af95e61"
     ),
+    ("InvertedDoublePendulum-v5", "ppo"): _reached(
+        EVALUATED, 9356.2, 9161.8, 8975.5, 8989.2, 8531.5, backend="gymnasium", commit="ac42c0b"
+    ),
+    ("Reacher-v5", "a2c"): _reached(EVALUATED, -8.7, -8.4, -7.5, -6.9, -6.7, backend="gymnasium", commit="ac42c0b"),
+    ("Reacher-v5", "npg"): _reached(EVALUATED, -4.5, -4.3, -5.3, -5.0, -4.6, backend="gymnasium", commit="ac42c0b"),
+    ("Reacher-v5", "trpo"): _reached(EVALUATED, -4.6, -4.0, -4.5, -4.4, -6.0, backend="gymnasium", commit="ac42c0b"),
+    ("Reacher-v5", "ppo"): _reached(EVALUATED, -4.1, -4.3, -4.2, -3.8, -4.1, backend="gymnasium", commit="ac42c0b"),
 }
 """By `make results`; docs/results.md has more of each."""
 
