@@ -56,7 +56,7 @@ def learnt(trace: float, fast: bool, seed: int) -> float:
     """p after training; from a fair coin."""
     lengths = {"advantage": "gae", "trace": trace, "discount": 1.0, "rollout_length": 200}
     algorithm = pg.actor_critic(**lengths, learning_rate=0.03, learning_rate_decay=True, critic_learning_rate=0.3)
-    run = pg.train("Corridor-v0", algorithm, num_steps=1_500_000 if fast else 6_000_000, num_envs=32, seed=seed, out=False)
+    run = pg.train("Corridor-v0", algorithm, num_steps=600_000 if fast else 6_000_000, num_envs=32, seed=seed, out=False)
     return float(run.policy(0).probabilities()[1])
 
 
