@@ -1,139 +1,296 @@
-"""The benchmarks' table: how fast the loops run, and how many steps learning takes.
+"""The benchmarks' table: how fast the loops run, how long they compile, what memory they take.
 
-    python benchmarks/bench.py                 both tables, about four minutes on two cores
-    python benchmarks/bench.py --only speed    or --only learning
-    python benchmarks/bench.py --json          one object instead of Markdown
+    python benchmarks/bench.py                   the table, under five minutes on two cores
+    python benchmarks/bench.py --only ppo-64     some rows
+    python benchmarks/bench.py --json            one object instead of Markdown
 
-Speed: REINFORCE on CartPole-v1 with the network that the usual tutorials take (one hidden layer of 128, relu), median of
-`--repeats` runs, compilation excluded and shown beside it. Learning: the recipe's defaults, seeds 0 to 9, steps of all
-environments until the mean of the last 20 episodes reaches 475; a seed that did not get there counts as infinite.
+Every row runs in a process of its own, twice: with an empty compilation cache and with the one that the first left. Steps per second are of
+whole runs, compilation apart, all that a run does between its first and its last step included: the median of the repeats of both
+processes. Memory is the process's largest resident set (on a GPU, the device's largest allocation). The share of the peak is the
+arithmetic that the networks' matrices ask for, 2 operations a weight forwards and 4 backwards, against what a product of two
+2,048 × 2,048 matrices reaches on this device.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import os
+import platform
+import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
-import numpy as np
-
-import policygrad as pg
-from policygrad.rollout import compiled_collector
-
-TUTORIAL = {"hidden_sizes": (128,), "activation": "relu", "initialisation": "torch"}
 ENV = "CartPole-v1"
+PEERS: dict[str, Any] = {
+    "hidden_sizes": (64, 64),
+    "rollout_length": 128,
+    "epochs": 4,
+    "minibatches": 4,
+    "learning_rate": 2.5e-4,
+    "entropy_bonus": 0.01,
+}
+"""PPO as rejax and PureJaxRL are usually run on CartPole."""
+ZOO: dict[str, Any] = {
+    "hidden_sizes": (64, 64),
+    "rollout_length": 32,
+    "epochs": 20,
+    "minibatches": 1,
+    "trace": 0.8,
+    "discount": 0.98,
+    "learning_rate": 1e-3,
+    "learning_rate_decay": True,
+    "clip_decay": True,
+}
+"""PPO as rl-zoo runs Stable-Baselines3 on CartPole, with 8 environments."""
+CLEANRL: dict[str, Any] = {
+    "hidden_sizes": (64, 64),
+    "epochs": 10,
+    "minibatches": 32,
+    "learning_rate": 3e-4,
+    "normalize_observations": True,
+    "normalize_rewards": True,
+}
+"""PPO as CleanRL runs it on MuJoCo: 2,048 steps a rollout, of all environments."""
+TUTORIAL: dict[str, Any] = {"hidden_sizes": (128,), "activation": "relu", "initialisation": "torch"}
+"""REINFORCE's network in the usual tutorials."""
+
+Rates = tuple[list[float], float, float]
+"""Steps per second of each repeat; seconds of compiling; operations a step."""
 
 
-def loop(backend: str, num_envs: int, num_steps: int, repeats: int) -> dict[str, Any]:
-    """Steps per second of whole runs, all that a run does between its first and last step included."""
-    rates, compiles = [], []
-    for seed in range(repeats):
-        run = pg.train(
-            ENV, pg.reinforce(**TUTORIAL), num_steps=num_steps, num_envs=num_envs, seed=seed, backend=backend, out=False, figures=False
-        )
-        rates.append(run.result()["steps_per_second"])
-        compiles.append(run.compile_seconds)
-    return {
-        "what": f"REINFORCE, {num_envs} envs, {backend}",
-        "steps_per_second": statistics.median(rates),
-        "range": [min(rates), max(rates)],
-        "compile_seconds": statistics.median(compiles),
-    }
+def mlp(*widths: int) -> int:
+    """Weights of an MLP."""
+    return sum(a * b for a, b in itertools.pairwise(widths))
 
 
-def parts(num_envs: int, repeats: int) -> list[dict[str, Any]]:
-    """The collector and the update alone, on full-length episodes (the mode of a policy trained for a while)."""
-    env, algorithm = pg.make(ENV), pg.reinforce(**TUTORIAL)
-    run = pg.train(env, algorithm, num_steps=400_000, num_envs=num_envs, out=False, figures=False)
-    agent = run.seeds[0].agent
-    collector = compiled_collector(env, algorithm.collect, num_envs)  # type: ignore[arg-type]
-    collect = jax.jit(lambda agent, key: collector.collect(algorithm.policy(agent), key, ())[1])
-    update = jax.jit(algorithm.update)
-    key = jax.random.key(0)
-    rollout = jax.block_until_ready(collect(agent, key))
-    steps = int(np.asarray(rollout.mask).sum())
-    rows = []
-    for what, call in (("collector alone", lambda: collect(agent, key)), ("update alone", lambda: update(key, agent, rollout))):
+def arithmetic(inputs: int, outputs: int, epochs: float, hidden: tuple[int, ...] = (64, 64)) -> float:
+    """Operations a step: actor and critic once forwards, then in each epoch forwards and backwards."""
+    weights = mlp(inputs, *hidden, outputs) + mlp(inputs, *hidden, 1)
+    return 2.0 * weights + 6.0 * weights * epochs
+
+
+def runs(algorithm: Callable[[], Any], num_steps: int, repeats: int, operations: float = 0.0, env: str = ENV, **options: Any) -> Rates:
+    """Whole runs of one runner; the first repeat of each process holds the compiling, which is taken off."""
+    import policygrad as pg
+
+    rates, compiled = [], 0.0
+    for _ in range(repeats):
+        run = pg.train(env, algorithm(), num_steps=num_steps, out=False, figures=False, **options)
+        rates.append(float(run.result()["steps_per_second"]))
+        compiled = compiled or run.compile_seconds
+    return rates, compiled, operations
+
+
+def ppo(num_envs: int, num_steps: int, **options: Any) -> Callable[[int], Rates]:
+    """The whole loop with the peers' settings."""
+
+    def row(repeats: int) -> Rates:
+        import policygrad as pg
+
+        return runs(lambda: pg.ppo(**PEERS), num_steps, repeats, arithmetic(4, 2, 4), num_envs=num_envs, backend="compiled", **options)
+
+    return row
+
+
+def parts(which: str, num_envs: int = 64) -> Callable[[int], Rates]:
+    """The collector or the update alone, with the peers' settings."""
+
+    def row(repeats: int) -> Rates:
+        import jax
+
+        import policygrad as pg
+        from policygrad.compilation import keep_programs
+        from policygrad.rollout import compiled_collector
+
+        keep_programs()
+        env, algorithm = pg.make(ENV), pg.ppo(**PEERS)
+        collector = compiled_collector(env, algorithm.collect, num_envs)  # type: ignore[arg-type]
+        spec = pg.Spec(env.observation_space, env.action_space, num_envs, env.time_limit)
+        key = jax.random.key(0)
+        agent = algorithm.init(key, spec)._replace(total=jax.numpy.int32(10**6))
+        state = collector.init(key)
+        collect = jax.jit(lambda agent, key, state: collector.collect(algorithm.policy(agent), key, state)[1])
+        update = jax.jit(algorithm.update)
+        call: Callable[[], Any]
+        if which == "collector":
+            call, operations = (lambda: collect(agent, key, state)), 2.0 * mlp(4, 64, 64, 2)
+        else:
+            rollout = collect(agent, key, state)
+            call, operations = (lambda: update(key, agent, rollout)), arithmetic(4, 2, 4)
         begin = time.perf_counter()
         jax.block_until_ready(call())
-        compile_seconds = time.perf_counter() - begin
+        compiled = time.perf_counter() - begin
         rates = []
-        for _ in range(repeats * 5):
+        for _ in range(repeats * 10):
             begin = time.perf_counter()
             jax.block_until_ready(call())
-            rates.append(steps / (time.perf_counter() - begin))
-        rows.append(
-            {
-                "what": f"{what}, {num_envs} envs, compiled",
-                "steps_per_second": statistics.median(rates),
-                "range": [min(rates), max(rates)],
-                "compile_seconds": compile_seconds,
-            }
-        )
-    return rows
+            rates.append(num_envs * PEERS["rollout_length"] / (time.perf_counter() - begin))
+        return rates, compiled, operations
+
+    return row
 
 
-def learning(backend: str, baseline: Any, seeds: int, num_steps: int) -> dict[str, Any]:
-    """Steps to solve over seeds, with the recipe's defaults."""
-    run = pg.train(
-        ENV, pg.reinforce(baseline=baseline), num_steps=num_steps, seeds=seeds, backend=backend, until_solved=True, out=False, figures=False
-    )
-    solved = run.result()["steps_to_solve"]
-    values = [float("inf") if steps is None else steps for steps in solved]
-    # Order statistics, not interpolation: a seed that did not solve must not turn its neighbours infinite.
-    lower, upper = float(np.percentile(values, 25, method="lower")), float(np.percentile(values, 75, method="higher"))
-    return {
-        "what": f"--baseline {baseline}, {backend}",
-        "median": statistics.median(values),
-        "quartiles": [lower, upper],
-        "solved": f"{sum(steps is not None for steps in solved)}/{len(solved)}",
-        "steps_to_solve": solved,
-        "seconds": run.run_seconds,
-    }
+def reinforce(num_envs: int, num_steps: int, backend: str) -> Callable[[int], Rates]:
+    """REINFORCE with the tutorials' network."""
+
+    def row(repeats: int) -> Rates:
+        import policygrad as pg
+
+        weights = mlp(4, 128, 2)
+        return runs(lambda: pg.reinforce(**TUTORIAL), num_steps, repeats, 8.0 * weights, num_envs=num_envs, backend=backend)
+
+    return row
+
+
+def trpo(repeats: int) -> Rates:
+    """TRPO with its defaults."""
+    import policygrad as pg
+
+    return runs(lambda: pg.trpo(), 200_000, repeats, num_envs=8, backend="compiled")
+
+
+def zoo(repeats: int) -> Rates:
+    """Gymnasium's own CartPole."""
+    import policygrad as pg
+
+    return runs(lambda: pg.ppo(**ZOO), 100_000, repeats, arithmetic(4, 2, 20), num_envs=8, backend="gymnasium")
+
+
+def cheetah(num_envs: int) -> Callable[[int], Rates]:
+    """MuJoCo's HalfCheetah."""
+
+    def row(repeats: int) -> Rates:
+        import policygrad as pg
+
+        settings = {**CLEANRL, "rollout_length": 2048 // num_envs}
+        return runs(lambda: pg.ppo(**settings), 16_384, repeats, arithmetic(17, 6, 10), "HalfCheetah-v5", num_envs=num_envs)
+
+    return row
+
+
+ROWS: dict[str, tuple[str, Callable[[int], Rates]]] = {
+    "ppo-4": ("PPO, 4 envs", ppo(4, 2**18)),
+    "ppo-64": ("PPO, 64 envs", ppo(64, 2**20)),
+    "ppo-512": ("PPO, 512 envs", ppo(512, 2**21)),
+    "ppo-seeds": ("PPO, 16 seeds × 4 envs, all steps", ppo(4, 2**16, seeds=16)),
+    "collector": ("its collector alone, 64 envs", parts("collector")),
+    "update": ("its update alone, minibatch 2,048", parts("update")),
+    "reinforce": ("REINFORCE, 64 envs, one layer of 128", reinforce(64, 2_000_000, "compiled")),
+    "reinforce-gymnasium": ("REINFORCE, 8 envs, one layer of 128, Gymnasium", reinforce(8, 200_000, "gymnasium")),
+    "trpo": ("TRPO, 8 envs", trpo),
+    "zoo": ("PPO with the zoo's settings, 8 envs, Gymnasium", zoo),
+    "cheetah-1": ("PPO, HalfCheetah-v5, 1 env, Gymnasium", cheetah(1)),
+    "cheetah-8": ("PPO, HalfCheetah-v5, 8 envs, Gymnasium", cheetah(8)),
+}
+
+
+def peak() -> float:
+    """Operations a second of a float32 product of two matrices: the best of ten."""
+    import jax
+    import jax.numpy as jnp
+
+    size = 2048
+    a = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(jnp.matmul)
+    jax.block_until_ready(product(a, a))
+    best = float("inf")
+    for _ in range(10):
+        begin = time.perf_counter()
+        jax.block_until_ready(product(a, a))
+        best = min(best, time.perf_counter() - begin)
+    return 2.0 * size**3 / best
+
+
+def memory() -> float:
+    """Megabytes: the device's largest allocation, or where the device is the CPU, the process's largest resident set."""
+    import jax
+
+    statistics_of = jax.local_devices()[0].memory_stats()
+    if statistics_of:
+        return statistics_of["peak_bytes_in_use"] / 1e6
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def measure(name: str, repeats: int) -> dict[str, Any]:
+    """One row, in this process."""
+    if name == "peak":
+        return {"operations_per_second": peak()}
+    rates, compiled, operations = ROWS[name][1](repeats)
+    return {"rates": rates, "compile_seconds": compiled, "operations": operations, "memory_mb": memory()}
+
+
+def asked(name: str, repeats: int, cache: str) -> dict[str, Any]:
+    """One row, in a process of its own."""
+    environment = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"} | {"POLICYGRAD_CACHE": cache}
+    words = [sys.executable, __file__, "--row", name, "--repeats", str(repeats)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"bench: the row {name} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(names: list[str], repeats: int) -> Iterator[dict[str, Any]]:
+    """The rows, each measured twice; the first tells of the machine."""
+    import jax
+
+    best = asked("peak", 1, "off")["operations_per_second"]
+    device = jax.devices()[0].device_kind
+    yield {"device": device, "cores": os.cpu_count(), "python": platform.python_version(), "jax": jax.__version__, "peak": best}
+    for name in names:
+        with tempfile.TemporaryDirectory() as cache:
+            cold, warm = asked(name, repeats, cache), asked(name, repeats, cache)
+        rates = cold["rates"] + warm["rates"]
+        rate = statistics.median(rates)
+        yield {
+            "row": name,
+            "what": ROWS[name][0],
+            "steps_per_second": rate,
+            "range": [min(rates), max(rates)],
+            "compile_cold": cold["compile_seconds"],
+            "compile_warm": warm["compile_seconds"],
+            "memory_mb": max(cold["memory_mb"], warm["memory_mb"]),
+            "share_of_peak": rate * cold["operations"] / best if cold["operations"] else None,
+        }
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Prints the tables."""
+    """Prints the table, row by row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=["speed", "learning"])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--num-steps", type=int, default=300_000, help="budget of a seed in the learning table")
+    parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW", help=f"of {', '.join(ROWS)}")
+    parser.add_argument("--repeats", type=int, default=2, help="in each of a row's two processes")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    report: dict[str, Any] = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "policygrad": pg.__version__}
-    if args.only != "learning":
-        report["speed"] = [
-            loop("compiled", 64, 2_000_000, args.repeats),
-            loop("compiled", 8, 500_000, args.repeats),
-            loop("gymnasium", 8, 200_000, args.repeats),
-            *parts(64, args.repeats),
-        ]
-    if args.only != "speed":
-        report["learning"] = [
-            learning(backend, baseline, args.seeds, args.num_steps)
-            for baseline in ("none", "mean")
-            for backend in ("gymnasium", "compiled")
-        ]
-    if args.json:
-        print(json.dumps(report))
+    if args.row:
+        print(json.dumps(measure(args.row, args.repeats)))
         return
-    write = sys.stdout.write
-    write(f"device {report['device']}, jax {report['jax']}, policygrad {report['policygrad']}\n")
-    if "speed" in report:
-        write("\n| CartPole-v1 | steps/s, median | range | compile s |\n|---|---|---|---|\n")
-        for row in report["speed"]:
-            low, high = row["range"]
-            write(f"| {row['what']} | {row['steps_per_second']:,.0f} | {low:,.0f} to {high:,.0f} | {row['compile_seconds']:.1f} |\n")
-    if "learning" in report:
-        write("\n| CartPole-v1, defaults of `reinforce` | steps to solve, median | quartiles | solved |\n|---|---|---|---|\n")
-        for row in report["learning"]:
-            low, high = row["quartiles"]
-            write(f"| `{row['what']}` | {row['median']:,.0f} | {low:,.0f} to {high:,.0f} | {row['solved']} |\n")
+    rows = table(args.only, args.repeats)
+    machine = next(rows)
+    if args.json:
+        print(json.dumps({**machine, "rows": list(rows)}))
+        return
+    print(
+        f"device {machine['device']}, {machine['cores']} cores, Python {machine['python']}, jax {machine['jax']},"
+        f" matmul peak {machine['peak'] / 1e9:,.0f} GFLOP/s\n"
+    )
+    print("| CartPole-v1, compiled, where nothing else is said | steps/s, median | range | compile s, cold | warm | MB | of the peak |")
+    print("|---|---|---|---|---|---|---|")
+    for row in rows:
+        low, high = row["range"]
+        share = f"{row['share_of_peak']:.0%}" if row["share_of_peak"] else ""
+        print(
+            f"| {row['what']} | {row['steps_per_second']:,.0f} | {low:,.0f} to {high:,.0f} | {row['compile_cold']:.1f}"
+            f" | {row['compile_warm']:.1f} | {row['memory_mb']:,.0f} | {share} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

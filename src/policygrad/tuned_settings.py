@@ -209,9 +209,14 @@ MUJOCO = [
     entry
     for env, episodes in _EPISODES.items()
     for entry in (
-        Tuned(env, "reinforce", _REINFORCE, num_envs=min(episodes, 8), num_steps=3_000_000, note=_TIANSHOU)
-        if episodes <= 8
-        else Tuned(env, "reinforce", {**_REINFORCE, "episodes_per_update": episodes}, num_envs=8, num_steps=3_000_000, note=_TIANSHOU),
+        Tuned(
+            env,
+            "reinforce",
+            _REINFORCE if episodes <= 8 else {**_REINFORCE, "episodes_per_update": episodes},
+            num_envs=min(episodes, 8),
+            num_steps=3_000_000 if env in ("HalfCheetah-v5", "Hopper-v5") else 1_000_000,
+            note=_TIANSHOU,
+        ),
         *(
             Tuned(env, name, {**settings, **_CHANGES.get((env, name), {})}, num_envs=num_envs, num_steps=1_000_000, note=_TIANSHOU)
             for name, (num_envs, settings) in _RECIPES.items()
