@@ -111,7 +111,7 @@ def parts(which: str, num_envs: int = 64) -> Callable[[int], Rates]:
 
         keep_programs()
         env, algorithm = pg.make(ENV), pg.ppo(**PEERS)
-        collector = compiled_collector(env, algorithm.collect, num_envs)  # type: ignore[arg-type]
+        collector = compiled_collector(env, algorithm.collect, num_envs)
         spec = pg.Spec(env.observation_space, env.action_space, num_envs, env.time_limit)
         key = jax.random.key(0)
         agent = algorithm.init(key, spec)._replace(total=jax.numpy.int32(10**6))

@@ -12,19 +12,9 @@ pseudo_loss                        the gradient by autodiff, for loops of your o
 """
 
 import importlib
-import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 from policygrad._version import __version__
-
-# A call of a policy takes 15 µs; handing it to another thread and waking up again takes 60 more. So programs on the CPU run
-# in the thread that calls them, unless the environment says otherwise. Without effect once JAX has started its backend.
-if "JAX_CPU_ENABLE_ASYNC_DISPATCH" not in os.environ:
-    if "jax" in sys.modules:
-        sys.modules["jax"].config.update("jax_cpu_enable_async_dispatch", False)
-    else:
-        os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "false"
 
 if TYPE_CHECKING:
     from policygrad import (

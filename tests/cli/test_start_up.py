@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
 import typing
@@ -110,3 +111,13 @@ def test_every_name_of_the_front_door_leads_somewhere() -> None:
     assert callable(pg.tuned)
     with pytest.raises(AttributeError, match="has no attribute 'pop'"):
         _ = pg.pop
+
+
+@pytest.mark.parametrize("first", ["policygrad.envs", "policygrad.policies.networks", "policygrad.training", "policygrad; policygrad.ppo"])
+def test_programs_run_in_the_thread_that_calls_them_whichever_door_is_first(first: str) -> None:
+    """Else a call of a policy on the host takes several times as long, and nothing else tells."""
+    program = f"import {first}; import jax; print(jax.config.read('jax_cpu_enable_async_dispatch'))"
+    kept = {name: value for name, value in os.environ.items() if name != "JAX_CPU_ENABLE_ASYNC_DISPATCH"}
+    for environment, expected in ((kept, "False"), (kept | {"JAX_CPU_ENABLE_ASYNC_DISPATCH": "true"}, "True")):
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [expected]

@@ -12,6 +12,7 @@ gymnasium_adapter  ids, functions, environments and vectors of Gymnasium's, in a
 make               the one call
 """
 
+import policygrad.compilation  # noqa: F401  before any program runs
 from policygrad.envs.base import Env, time_limit
 from policygrad.envs.finite import FiniteMDP
 from policygrad.envs.finite_worlds import finite_world

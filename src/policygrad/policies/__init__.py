@@ -18,6 +18,7 @@ A policy is features followed by a head, and a function from observations to a d
 
 from __future__ import annotations
 
+import policygrad.compilation  # noqa: F401  before any program runs
 from policygrad.policies.builders import PolicyBuilder, default, linear, mlp, polynomial, state_action, table, tabular_softmax
 from policygrad.policies.critics import (
     Critic,
