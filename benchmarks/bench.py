@@ -1,6 +1,6 @@
 """The benchmarks' table: how fast the loops run, how long they compile, what memory they take.
 
-    python benchmarks/bench.py                   the table, under five minutes on two cores
+    python benchmarks/bench.py                   the table, five to ten minutes on two cores
     python benchmarks/bench.py --only ppo-64     some rows
     python benchmarks/bench.py --json            one object instead of Markdown
 
