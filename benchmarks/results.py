@@ -328,7 +328,7 @@ def page(number: int | None = None, runs: Path = RUNS, pictures: Path | None = P
 
 def draw(env: str, results: Sequence[tuple[Tuned, Sequence[dict[str, Any]]]], path: Path) -> None:
     """The evaluations during training, one panel for each algorithm: every seed, and their mean."""
-    columns = min(4, len(results))
+    columns = len(results) if len(results) <= 4 else -(-len(results) // 2)
     rows = -(-len(results) // columns)
     what = f"mode return of {EVALUATION_EPISODES} episodes during training: each seed thin, their mean thick"
     figure, axes = style.canvas(env, what, len(results), width=2.6 * columns + 0.6, height=2.3 * rows + 0.8, columns=columns)
