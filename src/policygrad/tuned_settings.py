@@ -277,10 +277,16 @@ MEASURED: dict[tuple[str, str], Measured] = {
     ("Hopper-v5", "npg"): _reached(EVALUATED, 2282.3, 1904.1, 560.9, 2998.8, 923.2, backend="gymnasium", commit="ac42c0b"),
     ("Hopper-v5", "trpo"): _reached(EVALUATED, 3023.3, 1462.4, 3268.0, 3009.9, 3388.3, backend="gymnasium", commit="ac42c0b"),
     ("Hopper-v5", "ppo"): _reached(EVALUATED, 3469.5, 2035.7, 3662.2, 3325.8, 3530.8, backend="gymnasium", commit="ac42c0b"),
+    ("InvertedPendulum-v5", "reinforce"): _reached(
+        EVALUATED, 1000.0, 1000.0, 1000.0, 1000.0, 1000.0, backend="gymnasium", commit="cb967ba"
+    ),
     ("InvertedPendulum-v5", "a2c"): _reached(EVALUATED, 1000.0, 1000.0, 1000.0, 1000.0, 1000.0, backend="gymnasium", commit="ac42c0b"),
     ("InvertedPendulum-v5", "npg"): _reached(EVALUATED, 1000.0, 1000.0, 1000.0, 1000.0, 1000.0, backend="gymnasium", commit="af95e61"),
     ("InvertedPendulum-v5", "trpo"): _reached(EVALUATED, 1000.0, 1000.0, 1000.0, 1000.0, 1000.0, backend="gymnasium", commit="af95e61"),
     ("InvertedPendulum-v5", "ppo"): _reached(EVALUATED, 1000.0, 1000.0, 1000.0, 1000.0, 1000.0, backend="gymnasium", commit="ac42c0b"),
+    ("InvertedDoublePendulum-v5", "reinforce"): _reached(
+        EVALUATED, 8711.3, 6531.7, 9351.7, 7688.7, 8258.6, backend="gymnasium", commit="cb967ba"
+    ),
     ("InvertedDoublePendulum-v5", "a2c"): _reached(
         EVALUATED, 8803.8, 9080.9, 9083.4, 9082.3, 8895.0, backend="gymnasium", commit="ac42c0b"
     ),
@@ -293,6 +299,7 @@ MEASURED: dict[tuple[str, str], Measured] = {
     ("InvertedDoublePendulum-v5", "ppo"): _reached(
         EVALUATED, 9356.2, 9161.8, 8975.5, 8989.2, 8531.5, backend="gymnasium", commit="ac42c0b"
     ),
+    ("Reacher-v5", "reinforce"): _reached(EVALUATED, -8.1, -7.6, -8.5, -8.2, -7.8, backend="gymnasium", commit="cb967ba"),
     ("Reacher-v5", "a2c"): _reached(EVALUATED, -8.7, -8.4, -7.5, -6.9, -6.7, backend="gymnasium", commit="ac42c0b"),
     ("Reacher-v5", "npg"): _reached(EVALUATED, -4.5, -4.3, -5.3, -5.0, -4.6, backend="gymnasium", commit="ac42c0b"),
     ("Reacher-v5", "trpo"): _reached(EVALUATED, -4.6, -4.0, -4.5, -4.4, -6.0, backend="gymnasium", commit="ac42c0b"),
