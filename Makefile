@@ -6,6 +6,7 @@ WORKERS ?= 2
 ARGS ?=
 
 VENV := .venv
+PEERS := .venv-peers
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet -c constraints.txt
 LOCKED := pyproject.toml constraints.txt
@@ -20,10 +21,10 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install demo test lint bench results docs nightly clean
+.PHONY: help install demo test lint bench bench-peers scaling results docs nightly clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F'|' '{printf "  make %-11s  %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed-dev  ## the library, the command and the tools of a contributor, in .venv
 
@@ -46,6 +47,12 @@ lint: $(VENV)/.installed-dev  ## style, format and types
 bench: $(VENV)/.installed-dev  ## the benchmarks' table
 	@$(PY) benchmarks/bench.py $(ARGS)
 
+bench-peers: $(VENV)/.installed-dev $(PEERS)/.installed  ## ratios to other libraries on the same work, which it installs in .venv-peers
+	@$(PY) benchmarks/peers.py $(ARGS)
+
+scaling: $(VENV)/.installed-dev $(PEERS)/.installed  ## speed against environments, seeds, width and rollout length: docs/performance.md
+	@$(PY) benchmarks/scaling.py $(ARGS)
+
 results: $(VENV)/.installed-dev  ## train the tuned settings, resumable, and write docs/results.md (ARGS="--subset cartpole")
 	@$(PY) benchmarks/results.py $(ARGS)
 
@@ -54,7 +61,7 @@ docs: $(VENV)/.installed  ## the tables and the figure of docs/estimators.md, co
 	@$(PY) examples/corridor_bias.py --out docs/figures/corridor_bias
 
 clean:  ## remove .venv, caches, runs and figures
-	rm -rf $(VENV) .cache .hypothesis .pytest_cache .ruff_cache build dist runs figures
+	rm -rf $(VENV) $(PEERS) .cache .hypothesis .pytest_cache .ruff_cache build dist runs figures
 	find . -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # Each file below marks a finished installation; it is stale once the locked versions change. `.installed-dev` is
@@ -68,6 +75,13 @@ $(VENV)/.installed-dev: $(LOCKED) | $(PY)
 	@echo "installing policygrad and its tools into $(VENV) (about a minute the first time) ..."
 	@$(PIP) -e ".[dev]"
 	@touch $(VENV)/.installed $@
+
+# The constraints are ours: the peers ask for what they ask for.
+$(PEERS)/.installed: benchmarks/peers/requirements.txt | $(PY)
+	@echo "installing the peers into $(PEERS) (a few minutes; PyTorch is large) ..."
+	@$(PY) -m venv $(PEERS)
+	@env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT $(PEERS)/bin/python -m pip install --quiet -r benchmarks/peers/requirements.txt
+	@touch $@
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,6 +1,6 @@
 """The benchmarks' table: how fast the loops run, how long they compile, what memory they take.
 
-    python benchmarks/bench.py                   the table, five to ten minutes on two cores
+    python benchmarks/bench.py                   the table, about four minutes on two cores
     python benchmarks/bench.py --only ppo-64     some rows
     python benchmarks/bench.py --json            one object instead of Markdown
 
@@ -153,14 +153,14 @@ def trpo(repeats: int) -> Rates:
     """TRPO with its defaults."""
     import policygrad as pg
 
-    return runs(lambda: pg.trpo(), 200_000, repeats, num_envs=8, backend="compiled")
+    return runs(lambda: pg.trpo(), 100_000, repeats, num_envs=8, backend="compiled")
 
 
 def zoo(repeats: int) -> Rates:
     """Gymnasium's own CartPole."""
     import policygrad as pg
 
-    return runs(lambda: pg.ppo(**ZOO), 100_000, repeats, arithmetic(4, 2, 20), num_envs=8, backend="gymnasium")
+    return runs(lambda: pg.ppo(**ZOO), 65_536, repeats, arithmetic(4, 2, 20), num_envs=8, backend="gymnasium")
 
 
 def cheetah(num_envs: int) -> Callable[[int], Rates]:
@@ -170,20 +170,20 @@ def cheetah(num_envs: int) -> Callable[[int], Rates]:
         import policygrad as pg
 
         settings = {**CLEANRL, "rollout_length": 2048 // num_envs}
-        return runs(lambda: pg.ppo(**settings), 16_384, repeats, arithmetic(17, 6, 10), "HalfCheetah-v5", num_envs=num_envs)
+        return runs(lambda: pg.ppo(**settings), 8_192, repeats, arithmetic(17, 6, 10), "HalfCheetah-v5", num_envs=num_envs)
 
     return row
 
 
 ROWS: dict[str, tuple[str, Callable[[int], Rates]]] = {
-    "ppo-4": ("PPO, 4 envs", ppo(4, 2**18)),
-    "ppo-64": ("PPO, 64 envs", ppo(64, 2**20)),
-    "ppo-512": ("PPO, 512 envs", ppo(512, 2**21)),
-    "ppo-seeds": ("PPO, 16 seeds × 4 envs, all steps", ppo(4, 2**16, seeds=16)),
+    "ppo-4": ("PPO, 4 envs", ppo(4, 2**17)),
+    "ppo-64": ("PPO, 64 envs", ppo(64, 2**19)),
+    "ppo-512": ("PPO, 512 envs", ppo(512, 2**19)),
+    "ppo-seeds": ("PPO, 16 seeds × 4 envs, all steps", ppo(4, 2**14, seeds=16)),
     "collector": ("its collector alone, 64 envs", parts("collector")),
     "update": ("its update alone, minibatch 2,048", parts("update")),
     "reinforce": ("REINFORCE, 64 envs, one layer of 128", reinforce(64, 2_000_000, "compiled")),
-    "reinforce-gymnasium": ("REINFORCE, 8 envs, one layer of 128, Gymnasium", reinforce(8, 200_000, "gymnasium")),
+    "reinforce-gymnasium": ("REINFORCE, 8 envs, one layer of 128, Gymnasium", reinforce(8, 100_000, "gymnasium")),
     "trpo": ("TRPO, 8 envs", trpo),
     "zoo": ("PPO with the zoo's settings, 8 envs, Gymnasium", zoo),
     "cheetah-1": ("PPO, HalfCheetah-v5, 1 env, Gymnasium", cheetah(1)),

@@ -64,7 +64,7 @@ def main(fast: bool = False, out: Path = Path("figures/optimizers"), seed: int =
     best = oracle.best_memoryless(mdp).value
     rates = np.geomspace(1e-4, 1e2, 7 if fast else 19).astype(np.float32)
     value = jax.jit(jax.vmap(lambda policy: oracle.objective(mdp, policy)))
-    seeds = 8 if fast else 64
+    seeds = 32 if fast else 64
     found = {
         (o, n): np.asarray(value(learnt(mdp, start, o, n, rates, seeds, seed))).reshape(len(SCALES), len(rates), seeds).mean(axis=2)
         for o in OPTIMIZERS

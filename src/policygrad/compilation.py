@@ -1,4 +1,4 @@
-"""How JAX runs programs, and that it keeps them.
+"""How JAX runs programs, where, and that it keeps them.
 
 Programs on the CPU run in the thread that calls them: set when this module is imported, which environments and policies do first.
 
@@ -10,15 +10,23 @@ POLICYGRAD_CACHE names another folder, or says off.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import platform
 import warnings
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
+
+from policygrad.errors import UnknownNameError, UsageError
+
+DEVICES = ("auto", "cpu", "gpu")
+"""Where programs run, by name."""
 
 SHORTEST = 0.05
 """Seconds of compiling that are worth a file."""
@@ -60,6 +68,43 @@ def keep_programs() -> Path | None:
     # Two runs may meet at an entry that one of them has half written; the other compiles it itself.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry", UserWarning)
     return folder
+
+
+def device() -> Any:
+    """The device that programs are compiled for here and now."""
+    chosen = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    return jax.local_devices(backend=chosen)[0] if chosen is None or isinstance(chosen, str) else chosen
+
+
+def on_device(name: str) -> contextlib.AbstractContextManager[Any]:
+    """The context in which programs run on the first device of that kind; "auto" leaves the choice to JAX, which prefers a GPU.
+
+    Raises:
+        UsageError: another name, or JAX finds no such device.
+    """
+    if name not in DEVICES:
+        raise UnknownNameError("device", name, DEVICES)
+    if name == "auto":
+        return contextlib.nullcontext()
+    try:
+        return jax.default_device(jax.local_devices(backend=name)[0])
+    except RuntimeError:
+        install = 'pip install "policygrad[cuda]" on a machine with one, or take cpu' if name == "gpu" else "take auto"
+        raise UsageError(f"device: got {name!r}, but JAX finds none ({device().platform} only); {install}") from None
+
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def placed(function: _Function) -> _Function:
+    """Decorator: the function runs `on_device` of its keyword argument `device`."""
+
+    @functools.wraps(function)
+    def run(*arguments: Any, **options: Any) -> Any:
+        with on_device(options.get("device", "auto")):
+            return function(*arguments, **options)
+
+    return run  # type: ignore[return-value]
 
 
 def _user_cache() -> Path:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from policygrad import policies
-from policygrad.compilation import keep_programs
+from policygrad.compilation import keep_programs, placed
 from policygrad.envs import AnyEnv, Env, make
 from policygrad.errors import UsageError
 from policygrad.rollout import HostCollector, compiled_collector, episodes
@@ -126,6 +126,7 @@ class Evaluator:
         return rollout.reward, rollout.mask
 
 
+@placed
 def evaluate(
     policy: Any,
     env: Any,
@@ -137,6 +138,7 @@ def evaluate(
     env_args: dict[str, Any] | None = None,
     wrappers: Sequence[Callable[[Any], Any]] = (),
     num_envs: int | None = None,
+    device: str = "auto",
 ) -> Evaluation:
     """Runs whole episodes of a policy. It learns nothing and changes nothing.
 
@@ -152,6 +154,7 @@ def evaluate(
             trained where the best policy is stochastic).
         backend, env_args, wrappers: as in `train`.
         num_envs: environments side by side; None chooses.
+        device: as in `train`.
 
     Returns:
         An `Evaluation` with `mean`, `interval` (95 % bootstrap) and `returns`.

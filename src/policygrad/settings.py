@@ -31,6 +31,7 @@ CREDITS = ("reward-to-go", "total-return")
 ADVANTAGES = ("td", "n-step", "gae", "vtrace")
 MOST, MOST_AT_ONCE = 2**31 - 1, 2**20
 """What counters of steps hold; and environments side by side, or episodes of an evaluation."""
+DEVICES = ("auto", "cpu", "gpu")
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
 ACTIVATIONS = ("tanh", "relu", "leaky_relu", "elu", "gelu", "sigmoid", "silu", "softplus", "identity")
 INITIALISATIONS = ("orthogonal", "xavier", "lecun", "torch")

@@ -21,6 +21,7 @@ from policygrad.ascent.natural import mean_kl
 from policygrad.ascent.proximal import adapted
 from policygrad.errors import UsageError
 from policygrad.gradients import actor_critic_loss, clipped_loss, gradient_of, penalty_loss
+from policygrad.gradients.accumulate import parts_of
 from policygrad.policies import mlp, network_critic
 from policygrad.spaces import Box, Discrete
 from policygrad.types import Ascent, Batch, Params, Rollout, Spec
@@ -188,6 +189,17 @@ def test_before_the_first_step_the_ratio_is_one_and_the_gradient_the_actor_criti
         assert info["clip_fraction"] == 0
         expected = leaves(expected)
         np.testing.assert_allclose(leaves(clipped), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("target_kl", [None, 1e-4])
+def test_minibatches_in_parts_give_what_whole_ones_give(monkeypatch: Any, target_kl: float | None) -> None:
+    """Also what is told of them, and where the divergence stops."""
+    ascent = proximal(LOSS, **PPO | {"target_kl": target_kl})
+    whole = run(ascent)
+    monkeypatch.setattr("policygrad.gradients.accumulate.large_part", lambda: 2)
+    assert parts_of(STEPS // 4) > 1
+    assert run(ascent)[2]["optimizer_steps"] == whole[2]["optimizer_steps"]
+    jax.tree.map(close, run(ascent), whole)
 
 
 def test_its_gradient_is_a_sum_over_steps_of_the_whole_batch() -> None:

@@ -271,7 +271,8 @@ def test_over_100_updates_every_accepted_step_is_inside_and_better_and_every_oth
     rounding = 1e-6
     assert accepted.sum() >= 70
     assert (kl[accepted] <= MAX_KL + rounding).all()
-    assert (kl[accepted] > 0.3 * MAX_KL).all(), "the first step inside, not a later one"
+    # A shorter one only where no longer step improved the surrogate, which is rare.
+    assert (kl[accepted] > 0.3 * MAX_KL).mean() > 0.95, "the first step inside, not a later one"
     assert (better[accepted] > -rounding).all()
     assert better[accepted].mean() > 0.005
     close(told["kl"][accepted], kl[accepted], 2e-6)

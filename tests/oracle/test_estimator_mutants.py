@@ -37,7 +37,7 @@ from oracle.estimators import (
     worst,
 )
 from policygrad import advantages, algorithms, baselines, oracle
-from policygrad.gradients import policy_loss, score_function, weights
+from policygrad.gradients import gradient_of, policy_loss, weights
 from policygrad.gradients.score_function import without_control
 from policygrad.rollout import Collect, compiled, compiled_collector, episodes
 from policygrad.types import Params
@@ -249,7 +249,7 @@ MUTANTS: dict[str, tuple[Callable[[], float], Plant]] = {
     "own column among the others": (the_other_trajectories_leave_no_bias, replaced(baselines, "_others", all_together)),
     "mask ignored by the mean": (padding_is_no_data_to_the_mean, replaced(baselines._Mean, "measure", every_step)),
     "mask ignored by the normalisation": (padding_is_no_data_to_the_normalisation, replaced(baselines, "masked_mean", every_row)),
-    "control left out": (the_control_is_the_constant_of_its_state, rewritten(score_function, "batch.control)", "())")),
+    "control left out": (the_control_is_the_constant_of_its_state, rewritten(gradient_of, "batch.control)", "())")),
     "control added": (
         the_control_is_the_constant_of_its_state,
         rewritten(without_control, "leaf - jnp.sum", "leaf + jnp.sum"),

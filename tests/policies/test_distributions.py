@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policygrad.policies import Categorical, Distribution, Gaussian
+from policygrad.policies.distributions import drawn_noise, sampled
 
 EXACT = 1e-10
 
@@ -297,3 +300,25 @@ def test_contract(kind, x64):
         for one, other in zip(values, mapped, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-6)
         np.testing.assert_allclose(gathered, values[0][:, np.array([2, 0])], rtol=1e-6)
+
+
+# Noise
+
+
+class Keyed(eqx.Module):
+    """A distribution of one's own, which knows keys only."""
+
+    inner: Any
+
+    def sample(self, key):
+        return self.inner.sample(key)
+
+
+@pytest.mark.parametrize("make", [Categorical, lambda x: Gaussian(x, 0.3 * x, 1)])
+def test_a_sample_is_made_of_noise_that_shapes_alone_decide(make, draws):
+    one = make(jnp.asarray(draws.normal(size=(7, 3)), jnp.float32))
+    for seed in range(3):
+        key = jax.random.key(seed)
+        noise = drawn_noise(jax.eval_shape(lambda: one), key)
+        np.testing.assert_array_equal(sampled(one, noise), one.sample(key))
+        np.testing.assert_array_equal(sampled(Keyed(one), drawn_noise(Keyed(one), key)), one.sample(key))

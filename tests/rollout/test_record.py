@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import equinox as eqx
 import gymnasium
 import jax
 import numpy as np
@@ -90,3 +91,38 @@ def test_misuse_is_one_clear_line(arguments: dict[str, Any], error: Any, message
     given = {"policy": some_policy(COMPILED), "env": COMPILED, "collect": episodes(6)} | arguments
     with pytest.raises(error, match=message):
         record(**given)
+
+
+# ── distributions of one's own ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Keyed(eqx.Module):
+    """A distribution that can draw with a key, and not from noise."""
+
+    inner: Any
+
+    def sample(self, key: Any) -> Any:
+        return self.inner.sample(key)
+
+    def mode(self) -> Any:
+        return self.inner.mode()
+
+    def log_prob(self, action: Any) -> Any:
+        return self.inner.log_prob(action)
+
+
+class _KeyedPolicy(eqx.Module):
+    inner: Any
+
+    def __call__(self, obs: Any) -> Any:
+        return _Keyed(self.inner(obs))
+
+
+@pytest.mark.parametrize("collect", [steps(5), episodes(4)])
+@pytest.mark.parametrize("backend", ["compiled", "gymnasium"])
+def test_a_distribution_that_knows_keys_only_draws_the_same_actions(backend: str, collect: Any) -> None:
+    env = envs.make("CartPole-v1", backend)
+    policy = some_policy(env)
+    ours, theirs = (record(one, env, collect, num_envs=4, seed=3) for one in (policy, _KeyedPolicy(policy)))
+    np.testing.assert_array_equal(ours.action, theirs.action)
+    np.testing.assert_array_equal(ours.obs, theirs.obs)

@@ -177,8 +177,11 @@ def test_seeds_one_after_the_other_that_stop_early_are_done():
     for steps in (10, 20, 30):
         p.update(0, steps, 1.0, 1.0)
     assert p.fraction == pytest.approx(0.3 / 4)
+    p.over(0)
+    assert p.fraction == pytest.approx(1 / 4)
     p.update(1, 50, 1.0, 1.0)
     assert p.fraction == pytest.approx(1.5 / 4)
+    assert "seed 2/4" in draw(p, 200)
     p.update(1, 120, 1.0, 1.0)  # the last iteration may overshoot
     assert p.fraction == pytest.approx(2 / 4)
 
@@ -191,6 +194,8 @@ def test_seeds_side_by_side_count_their_own_steps():
             assert p.fraction <= steps / 100 + 1e-12
     assert p.fraction == pytest.approx(0.3)
     assert "4 seeds" in draw(p, 200)
+    p.over(1)
+    assert p.fraction == pytest.approx(1.9 / 4)
 
 
 def test_time_left_leaves_compilation_out(clock):
@@ -212,6 +217,7 @@ def test_time_left_follows_a_change_of_speed_and_ignores_a_seed_that_stopped_ear
         clock.advance(1)
         p.update(0, steps, 1.0, None)
     clock.advance(1)
+    p.over(0)
     p.update(1, 0, 1.0, None)  # seed 0 was solved: the fraction jumps, the speed does not
     assert p.fraction == 0.5
     assert p._seconds_left() == pytest.approx(100.0)

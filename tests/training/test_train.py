@@ -500,3 +500,15 @@ def test_ids_arguments_wrappers_factories_and_ready_ones() -> None:
     alone = pg.train(clockwork(), algorithm, num_steps=40, seeds=2, **QUICK)
     assert alone.num_envs == 1
     np.testing.assert_array_equal(alone.returns, pg.train(clockwork, algorithm, num_steps=40, num_envs=1, **QUICK).returns)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_update_is_traced_once_in_a_run_whatever_the_seeds(backend: str) -> None:
+    algorithm, traced = pg.reinforce(), []
+
+    def update(*arguments: Any) -> Any:
+        traced.append(1)
+        return algorithm.update(*arguments)
+
+    train(BACKENDS[backend], algorithm._replace(update=update), updates=20, seeds=3)
+    assert len(traced) == 1

@@ -115,7 +115,7 @@ def compose(
             metrics["effective_sample_size"] = effective_sample_size(importance.weights, mask)
         learnt = agent._replace(params=params, ascent=state, baseline=fitted)
         finite = all_finite((params, state, fitted))
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), learnt, agent)
+        kept = jax.lax.cond(finite, lambda new, old: new, lambda new, old: old, learnt, agent)
         kept = kept._replace(steps=agent.steps + jnp.sum(mask > 0, dtype=jnp.int32))
         return kept, {**metrics, "finite": finite}
 
@@ -124,5 +124,6 @@ def compose(
 
 def all_finite(tree: PyTree) -> Array:
     """Whether every float leaf is finite: a scalar bool."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])) if leaves else jnp.ones((), bool)
+    leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    # The largest magnitude is NaN where one element is: one reduction instead of one for each leaf.
+    return jnp.isfinite(jnp.max(jnp.abs(jnp.concatenate(leaves)), initial=0)) if leaves else jnp.ones((), bool)

@@ -96,6 +96,7 @@ def flattened(batch: Batch) -> Batch:
     return jax.tree.map(lambda leaf: leaf.reshape(rows * columns, *leaf.shape[2:]), batch)
 
 
-def taken(flat: PyTree, indices: Array) -> PyTree:
-    """The steps at `indices` [M] of a flattened batch, as a batch of one row: [1, M, …]."""
-    return jax.tree.map(lambda leaf: leaf[indices][None], flat)
+def taken(flat: PyTree, indices: Array, rows: int = 1) -> PyTree:
+    """The steps at `indices` [M] of a flattened batch, as a batch of so many rows, a divisor of M: [rows, M / rows, …]."""
+    indices = indices.reshape(rows, -1)
+    return jax.tree.map(lambda leaf: leaf[indices], flat)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from policygrad.ascent.schedules import Schedule, as_schedule
 from policygrad.errors import UnknownNameError
@@ -73,20 +74,27 @@ def gradient_ascent(
         # the rate be traced: scheduled, or mapped over.
         return make if ready else make(rate(progress))  # type: ignore[operator, return-value]
 
+    # Our own optimisers work element by element, so they may see all parameters as one vector: a few operations a step instead of a
+    # few for each leaf. Others may look at leaves (layer-wise rates, masks by name).
+    flat = isinstance(optimizer, str)
+
+    def laid(params: Params) -> tuple[PyTree, Callable[[PyTree], Params]]:
+        return ravel_pytree(params) if flat else (params, lambda same: same)
+
     def init(params: Params) -> PyTree:
-        return transform(jnp.zeros(())).init(params)
+        return transform(jnp.zeros(())).init(laid(params)[0])
 
     def step(key: Key, params: Params, state: PyTree, batch: Batch, progress: Array, refresh: Any = None) -> tuple[Params, PyTree, dict]:
-        ascent, info = gradient(params, batch, progress)
+        estimate, info = gradient(params, batch, progress)
+        at, back = laid(params)
+        ascent = laid(estimate)[0]
         norm = global_norm(ascent)
         if max_grad_norm is not None:
             ascent = clip_by_global_norm(ascent, norm, max_grad_norm)
-        descent = jax.tree.map(jnp.negative, ascent)
-        updates, state = transform(progress).update(descent, state, params)
-        params = optax.apply_updates(params, updates)  # type: ignore[assignment, arg-type]
+        updates, state = transform(progress).update(jax.tree.map(jnp.negative, ascent), state, at)
         info = info | {"gradient_norm": norm}
         if not ready:
             info["learning_rate"] = rate(progress)
-        return params, state, info
+        return back(optax.apply_updates(at, updates)), state, info
 
     return Ascent(init, gradient, step)

@@ -19,7 +19,9 @@ from policygrad.ascent.optimizer import Optimizer, gradient_ascent
 from policygrad.ascent.schedules import Schedule, as_schedule
 from policygrad.baselines import standardised
 from policygrad.errors import UsageError
-from policygrad.gradients.losses import Loss, gradient_of
+from policygrad.gradients.accumulate import accumulated, parts_of
+from policygrad.gradients.losses import Loss
+from policygrad.gradients.score_function import gradient_of
 from policygrad.types import Array, Ascent, Batch, Key, Params, PyTree
 
 Normalize = Literal["minibatch", "batch"]
@@ -94,12 +96,13 @@ def proximal(
         of the minibatch instead of an estimate; Spinning Up looks once an epoch at the whole batch.
     """
     passes = _checked(epochs, minibatches, normalize, target_kl, recompute)
-    inner = gradient_ascent(gradient_of(loss), learning_rate=learning_rate, optimizer=optimizer, max_grad_norm=max_grad_norm)
+    whole_batch = gradient_of(loss)
+    inner = gradient_ascent(accumulated(whole_batch, 1), learning_rate=learning_rate, optimizer=optimizer, max_grad_norm=max_grad_norm)
 
     def step(key: Key, params: Params, state: PyTree, batch: Batch, progress: Array, refresh: Any = None) -> tuple[Params, PyTree, dict]:
         return _optimised(inner, passes, key, params, state, batch, progress, refresh)
 
-    return Ascent(inner.init, inner.gradient, step)
+    return Ascent(inner.init, whole_batch, step)
 
 
 def proximal_kl(
@@ -140,7 +143,8 @@ def proximal_kl(
     passes = _checked(epochs, minibatches, normalize, None, recompute)
 
     def inner(penalty: Any) -> Ascent:
-        return gradient_ascent(gradient_of(loss(penalty)), learning_rate=learning_rate, optimizer=optimizer, max_grad_norm=max_grad_norm)
+        gradient = accumulated(gradient_of(loss(penalty)), 1)
+        return gradient_ascent(gradient, learning_rate=learning_rate, optimizer=optimizer, max_grad_norm=max_grad_norm)
 
     first = inner(initial_penalty)
 
@@ -152,7 +156,7 @@ def proximal_kl(
         params, moments, info = _optimised(inner(penalty), passes, key, params, moments, batch, progress, refresh)
         return params, Penalised(moments, adapted(penalty, info["kl"], as_schedule(target_kl)(progress))), info | {"kl_penalty": penalty}
 
-    return Ascent(init, first.gradient, step)
+    return Ascent(init, gradient_of(loss(initial_penalty)), step)
 
 
 def adapted(penalty: Array, kl: Array, target_kl: float | Array) -> Array:
@@ -181,7 +185,7 @@ def _optimised(
         return flat._replace(advantages=psi, targets=targets, values=values)
 
     def one(data: Batch, indices: Array, params: Params, state: PyTree) -> tuple[Params, PyTree, dict, Array]:
-        part = taken(data, indices)
+        part = taken(data, indices, parts_of(indices.size))  # one row for each part that the gradient is summed over
         if passes.normalize == "minibatch":
             part = part._replace(advantages=standardised(part.advantages, part.rollout.mask))
         params, state, info = inner.step(key, params, state, part, progress)

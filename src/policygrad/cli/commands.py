@@ -17,7 +17,7 @@ from policygrad.cli.lab_command import lab, lab_parser
 from policygrad.cli.options import Option, fitted, make_parser, parse, summary
 from policygrad.cli.output import evaluation_head, evaluation_text, files_text, names_text, number, run_text, say, table_text, to_json
 from policygrad.cli.recipes import shells
-from policygrad.cli.train_request import BACKEND, ENV_ARGS, JSON, RUN_OPTIONS, TrainRequest, read_file, train_help, train_request
+from policygrad.cli.train_request import BACKEND, DEVICE, ENV_ARGS, JSON, RUN_OPTIONS, TrainRequest, read_file, train_help, train_request
 from policygrad.errors import RunError, UsageError
 from policygrad.settings import MOST, MOST_AT_ONCE, check, count, seed_list, whole
 
@@ -32,6 +32,7 @@ EVALUATE_OPTIONS = {
         Option("sample", bool, "draw actions; the default takes the likeliest"),
         BACKEND,
         ENV_ARGS,
+        DEVICE,
         JSON,
     )
 }
@@ -169,6 +170,7 @@ def evaluate(words: Sequence[str]) -> int:
         "sample": options.get("sample", False),
         "backend": options.get("backend") or (config.get("backend") if same else None) or "auto",
         "env_args": {**(config.get("env_args", {}) if same else {}), **options.get("env_args", {})},
+        "device": options.get("device", "auto"),
     }
     results = []
     for seed, file in policies.items() if is_run else [(None, path)]:

@@ -13,6 +13,7 @@ from policygrad.cli.options import Option, fitted, introduction, make_parser, pa
 from policygrad.cli.output import table_text
 from policygrad.cli.recipes import shells
 from policygrad.errors import UnknownNameError, UsageError
+from policygrad.settings import DEVICES
 
 BACKENDS = ("auto", "compiled", "gymnasium")
 VECTORIZATIONS = ("auto", "vector", "sync", "async")
@@ -26,6 +27,7 @@ BACKEND = Option(
     BACKENDS,
     default="auto",
 )
+DEVICE = Option("device", None, "where programs run; auto takes a GPU where JAX finds one", DEVICES, default="auto")
 JSON = Option("json", bool, "print the result as one JSON object, and nothing else, on stdout")
 
 RUN_OPTIONS = {
@@ -39,6 +41,7 @@ RUN_OPTIONS = {
         Option("seeds", int, "train N times, with the seeds 0 to N − 1", listed=True, optional=True),
         BACKEND,
         Option("vectorization", None, "how Gymnasium's environments run side by side", VECTORIZATIONS, default="auto"),
+        DEVICE,
         Option("out", str, "the run directory, new or empty; default is runs/ENV/ALGORITHM/TIME", metavar="DIR", optional=True),
         Option("init", str, "a policy file to start from", metavar="FILE", optional=True),
         Option("diagnostics", bool, "record the variance, signal-to-noise ratio and direction of each update's gradient", default=False),

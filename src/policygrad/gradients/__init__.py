@@ -10,9 +10,9 @@ off_policy      the same weights for J itself, from another policy's episodes
 
 from policygrad.gradients.accumulate import accumulated
 from policygrad.gradients.contributions import contributions
-from policygrad.gradients.losses import Loss, actor_critic_loss, clipped_loss, gradient_of, penalty_loss
+from policygrad.gradients.losses import Loss, actor_critic_loss, clipped_loss, penalty_loss
 from policygrad.gradients.off_policy import OffPolicyValue, off_policy_value
-from policygrad.gradients.score_function import policy_loss, pseudo_loss, score_function
+from policygrad.gradients.score_function import gradient_of, policy_loss, pseudo_loss, score_function
 from policygrad.gradients.weights import (
     WEIGHTS,
     LogWeight,

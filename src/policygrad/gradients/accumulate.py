@@ -8,11 +8,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from policygrad.compilation import device
 from policygrad.gradients.score_function import without_control
 from policygrad.types import Array, Batch, Params
 
 PART = 512
-"""Steps in a part: a network's activations for them stay in a core's cache."""
+"""Steps in a part of whole episodes: few enough to leave out most of the padding, enough to keep a core busy."""
+LARGE_PART = 8192
+"""Steps in a part of a minibatch on a CPU: what a network makes of more outgrows the cache."""
+ACCELERATED_PART = 2**18
+"""The same elsewhere, where only memory bounds it."""
+
+
+def large_part() -> int:
+    """Steps in a part of a minibatch, on the device that programs are compiled for."""
+    return LARGE_PART if device().platform == "cpu" else ACCELERATED_PART
+
+
+def parts_of(steps: int) -> int:
+    """Into how many equal parts of at most `large_part()` steps so many are cut; 1 where they have no divisor that makes good ones."""
+    least = -(-steps // large_part())
+    return next((parts for parts in range(least, 2 * least) if steps % parts == 0), 1)
 
 
 def accumulated(gradient: Callable[..., tuple[Params, dict]], part: int = PART) -> Callable[..., tuple[Params, dict]]:

@@ -20,9 +20,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from policygrad.baselines import masked_mean
+from policygrad.baselines import masked_means
 from policygrad.errors import UsageError
-from policygrad.gradients.score_function import without_control
 from policygrad.types import Array, Batch, Params
 
 Loss = Callable[[Params, Batch, Array], tuple[Array, dict]]
@@ -31,19 +30,6 @@ Scheduled = float | Array | Callable[[Array], Array]
 
 MAX_LOG_RATIO = 20.0
 """log ρ is cut at ± this: exp of more overflows at last, and the gradient of the branch that `min` drops is then 0 · ∞."""
-
-
-def gradient_of(loss: Loss) -> Callable[[Params, Batch, Array], tuple[Params, dict]]:
-    """Gradient = (params, batch, progress) -> (estimate of ∇J, info): autodiff of a loss, sign turned to ascend.
-
-    −∇ loss − Σ_i batch.control_i
-    """
-
-    def gradient(params: Params, batch: Batch, progress: Array) -> tuple[Params, dict]:
-        descent, info = jax.grad(loss, has_aux=True)(params, batch, progress)
-        return without_control(jax.tree.map(jnp.negative, descent), batch.control), info
-
-    return gradient
 
 
 def actor_critic_loss(value_weight: float | Array = 0.5, entropy_bonus: Scheduled = 0.0) -> Loss:
@@ -161,7 +147,7 @@ def _loss(
             steps["value_loss"] = (values - batch.targets) ** 2
             clip = None if value_clip is None else at(value_clip, progress)
             descent = descent + value_weight * _clipped_error(values, batch, clip)
-        return jnp.sum(batch.weights * descent), {name: masked_mean(x, batch.rollout.mask) for name, x in steps.items()}
+        return jnp.sum(batch.weights * descent), masked_means(steps, batch.rollout.mask)
 
     return loss
 

@@ -76,11 +76,22 @@ def score_function(entropy_bonus: float | Callable[[Array], Array] = 0.0) -> Cal
 
     ∇J ≈ Σ_t w_t [ ∇ log π(a_t|o_t) Ψ_t + β ∇H(π(·|o_t)) ] − Σ_i batch.control_i
     """
-    loss = policy_loss(entropy_bonus)
+    return gradient_of(policy_loss(entropy_bonus))
+
+
+def gradient_of(loss: Callable[[Params, Batch, Array], tuple[Array, dict]]) -> Callable[[Params, Batch, Array], tuple[Params, dict]]:
+    """Gradient = (params, batch, progress) -> (estimate of ∇J, info): autodiff of a loss, sign turned to ascend.
+
+    −∇ loss − Σ_i batch.control_i
+    """
 
     def gradient(params: Params, batch: Batch, progress: Array) -> tuple[Params, dict]:
-        descent, info = jax.grad(loss, has_aux=True)(params, batch, progress)
-        return without_control(jax.tree.map(jnp.negative, descent), batch.control), info
+        def gain(params: Params) -> tuple[Array, dict]:
+            descent, info = loss(params, batch, progress)
+            return -descent, info
+
+        ascent, info = jax.grad(gain, has_aux=True)(params)
+        return without_control(ascent, batch.control), info
 
     return gradient
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,8 +11,13 @@ import jax.numpy as jnp
 
 from policygrad.envs.base import Env
 from policygrad.errors import UsageError
+from policygrad.policies.distributions import drawn_noise, sampled
 from policygrad.rollout.collect import Collect, EpisodeLog, to_environment
+from policygrad.rollout.packing import SMALL, Packing
 from policygrad.types import Array, Key, PyTree, Rollout
+
+BLOCK = 32
+"""Steps of whole episodes whose chance is drawn at once: nobody knows how many there will be."""
 
 
 class Collector(NamedTuple):
@@ -39,16 +45,16 @@ def compiled_collector(env: Env, collect: Collect, num_envs: int, *, sample: boo
     """
     reset, step = jax.vmap(env.reset), jax.vmap(env.step)
 
-    def act(policy: Any, key: Key, obs: Array) -> tuple[Array, Array]:
-        distribution = policy(obs)
-        action = distribution.sample(key) if sample else distribution.mode()
-        return action, distribution.log_prob(action)
+    def noise_of(policy: Any, key: Key, obs: Array) -> Array:
+        """What chance adds to one step's actions. `obs` counts by its shape."""
+        return drawn_noise(jax.eval_shape(policy, obs), key) if sample else jnp.zeros(())
 
-    def advance(policy: Any, key: Key, state: EnvState) -> tuple[PyTree, dict[str, Any]]:
+    def advance(policy: Any, noise: Array, key: Key, state: EnvState) -> tuple[PyTree, dict[str, Any]]:
         """One step of every environment: (their next state, the row of the record)."""
-        act_key, step_key = jax.random.split(key)
-        action, log_prob = act(policy, act_key, state.obs)
-        after, made = step(jax.random.split(step_key, num_envs), state.env, to_environment(env.action_space, action))
+        distribution = policy(state.obs)
+        action = sampled(distribution, noise) if sample else distribution.mode()
+        log_prob = distribution.log_prob(action)
+        after, made = step(jax.random.split(key, num_envs), state.env, to_environment(env.action_space, action))
         reward = jnp.asarray(made.reward, log_prob.dtype)
         row = {
             "obs": state.obs,
@@ -70,25 +76,39 @@ def compiled_collector(env: Env, collect: Collect, num_envs: int, *, sample: boo
     def collect_steps(policy: Any, key: Key, state: EnvState) -> tuple[EnvState, Rollout, EpisodeLog]:
         rows = collect.count or 1
 
-        def body(state: EnvState, key: Key) -> tuple[EnvState, tuple[dict, tuple[Array, Array, Array]]]:
-            step_key, reset_key = jax.random.split(key)
-            inner, row = advance(policy, step_key, state)
-            ended = row["terminated"] | row["truncated"]
-            so_far, time = state.so_far + row["reward"], state.time + 1
+        # All of chance at once, before the loop: a few large operations instead of many small ones in every step of it. So with
+        # initial states, where they are small; else most steps end no episode, and a branch saves drawing them.
+        ahead = _size(jax.eval_shape(env.reset, key)) <= SMALL
+        keys = jax.random.split(key, (rows, 2 + num_envs))
+        noise = jax.vmap(lambda key: noise_of(policy, key, state.obs))(keys[:, 0])
+        step_keys, reset_keys = keys[:, 1], keys[:, 2:]
 
-            def restart(inner: PyTree, obs: Array) -> tuple[PyTree, Array]:
-                fresh = reset(jax.random.split(reset_key, num_envs))
-                return jax.tree.map(lambda new, old: jnp.where(_columns(ended, old), new, old), fresh, (inner, obs))
+        def fresh(keys: Key) -> list[Array]:
+            return carried.pack(EnvState(*reset(keys), jnp.zeros_like(state.time), jnp.zeros_like(state.so_far)))
 
-            # Most steps end no episode: the branch saves drawing B initial states for each of them.
-            inner, obs = jax.lax.cond(jnp.any(ended), restart, lambda inner, obs: (inner, obs), inner, row["next_obs"])
-            after = EnvState(inner, obs, jnp.where(ended, 0, time), jnp.where(ended, 0, so_far))
-            return after, (row, (ended, so_far, time))
+        def body(packed: list[Array], now: Any) -> tuple[list[Array], list[Array]]:
+            noise, step_key, start = now
+            state = carried.unpack(packed)
+            inner, row = advance(policy, noise, step_key, state)
+            ended, so_far = row["terminated"] | row["truncated"], state.so_far + row["reward"]
+            after = carried.pack(EnvState(inner, row["next_obs"], state.time + 1, so_far))
 
-        state, (record, (ended, returns, lengths)) = jax.lax.scan(body, state, jax.random.split(key, rows))
+            def restarted(after: list[Array]) -> list[Array]:
+                new = start if ahead else fresh(start)
+                return jax.tree.map(lambda new, old: jnp.where(_columns(ended, old), new, old), new, after)
+
+            after = restarted(after) if ahead else jax.lax.cond(jnp.any(ended), restarted, lambda after: after, after)
+            return after, recorded.pack((row, so_far))
+
+        carried = Packing(jax.eval_shape(lambda: state))
+        recorded = Packing(jax.eval_shape(lambda: (advance(policy, noise[0], key, state)[1], state.so_far)))
+        starts = jax.vmap(fresh)(reset_keys) if ahead else reset_keys
+        packed, rows_packed = jax.lax.scan(body, carried.pack(state), (noise, step_keys, starts))
+        record, so_far = recorded.unpack(rows_packed)
         rollout = Rollout(mask=jnp.ones_like(record["reward"]), carry=(), **record)
         counted = (jnp.arange(rows, dtype=jnp.int32) + 1) * num_envs
-        return state, rollout, EpisodeLog(ended, returns, lengths, counted)
+        log = EpisodeLog(record["terminated"] | record["truncated"], so_far, record["time"] + 1, counted)
+        return carried.unpack(packed), rollout, log
 
     def collect_episodes(policy: Any, key: Key, state: PyTree) -> tuple[PyTree, Rollout, EpisodeLog]:
         longest = env.time_limit or 0
@@ -98,28 +118,45 @@ def compiled_collector(env: Env, collect: Collect, num_envs: int, *, sample: boo
             reset_key, loop_key = jax.random.split(key)
             inner, obs = reset(jax.random.split(reset_key, num_envs))
             start = EnvState(inner, obs, jnp.zeros(num_envs, jnp.int32), jnp.zeros(num_envs))
-            shapes = jax.eval_shape(lambda: advance(policy, loop_key, start)[1])
-            shapes["mask"] = shapes["reward"]
-            shapes["ended"] = shapes["terminated"]
-            empty = jax.tree.map(lambda leaf: jnp.zeros((longest, *leaf.shape), leaf.dtype), shapes)
+
+            def chance(block: Array) -> tuple[Array, Key]:
+                """Of the next `BLOCK` steps: noise of the actions, keys of the environments."""
+                keys = jax.random.split(jax.random.fold_in(loop_key, block), (BLOCK, 2))
+                return jax.vmap(lambda key: noise_of(policy, key, obs))(keys[:, 0]), keys[:, 1]
+
+            def now(drawn: tuple[Array, Key], index: Array, active: Array, state: EnvState) -> tuple[PyTree, dict[str, Any]]:
+                inner, row = advance(policy, drawn[0][index], drawn[1][index], state)
+                row["mask"], row["ended"] = active.astype(row["reward"].dtype), (row["terminated"] | row["truncated"]) & active
+                return inner, row
+
+            everywhere, first = jnp.ones(num_envs, bool), jnp.zeros((), jnp.int32)
+            recorded = Packing(jax.eval_shape(lambda: now(chance(first), first, everywhere, start)[1]))
+            carried = Packing(jax.eval_shape(lambda: (everywhere, start)))
 
             def unfinished(loop: Any) -> Array:
-                row, active, _, _ = loop
-                return (row < longest) & jnp.any(active)
+                row, some, *_ = loop
+                return (row < longest) & some
 
-            def body(loop: Any) -> Any:
-                index, active, state, record = loop
-                inner, row = advance(policy, jax.random.fold_in(loop_key, index), state)
-                ended = (row["terminated"] | row["truncated"]) & active
-                row["mask"], row["ended"] = active.astype(row["reward"].dtype), ended
-                record = jax.tree.map(
-                    lambda buffer, now: buffer.at[index].set(jnp.where(_columns(active, now), now, jnp.zeros_like(now))), record, row
-                )
-                after = EnvState(inner, row["next_obs"], state.time + 1, state.so_far)
-                return index + 1, active & ~ended, after, record
+            def block(loop: Any) -> Any:
+                drawn, begin = chance(loop[0] // BLOCK), loop[0]
 
-            loop = (jnp.zeros((), jnp.int32), jnp.ones(num_envs, bool), start, empty)
-            _, _, _, record = jax.lax.while_loop(unfinished, body, loop)
+                def body(loop: Any) -> Any:
+                    row, _, packed, record = loop
+                    active, state = carried.unpack(packed)
+                    inner, made = now(drawn, row - begin, active, state)
+                    record = [
+                        buffer.at[row].set(jnp.where(_columns(active, new), new, jnp.zeros_like(new)))
+                        for buffer, new in zip(record, recorded.pack(made), strict=True)
+                    ]
+                    active = active & ~made["ended"]
+                    state = EnvState(inner, made["next_obs"], state.time + 1, state.so_far)
+                    return row + 1, jnp.any(active), carried.pack((active, state)), record
+
+                return jax.lax.while_loop(lambda loop: unfinished(loop) & (loop[0] < begin + BLOCK), body, loop)
+
+            empty = [jnp.zeros((longest, *leaf.shape), leaf.dtype) for leaf in recorded.shapes]
+            loop = (first, jnp.ones((), bool), carried.pack((everywhere, start)), empty)
+            record = recorded.unpack(jax.lax.while_loop(unfinished, block, loop)[-1])
             ended, mask = record.pop("ended"), record["mask"]
             log = EpisodeLog(
                 ended,
@@ -149,6 +186,11 @@ def compiled_collector(env: Env, collect: Collect, num_envs: int, *, sample: boo
         )
     collect.episodes_per_update(num_envs)
     return Collector(lambda key: (), collect_episodes)
+
+
+def _size(tree: PyTree) -> int:
+    """Elements of all leaves."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def _columns(flags: Array, like: Array) -> Array:

@@ -16,6 +16,7 @@ import numpy as np
 
 from policygrad.envs.gymnasium_adapter import GymnasiumEnv, HostStep, check_values
 from policygrad.errors import EnvError
+from policygrad.policies.distributions import drawn_noise, sampled
 from policygrad.rollout.collect import Collect, EpisodeLog, to_environment
 from policygrad.spaces import Space
 from policygrad.types import Array, Key, Rollout
@@ -25,6 +26,9 @@ Choose = Callable[[np.ndarray], tuple[Array, Array, Array]]
 
 SINGLE_PADDING = 1024
 """Time limits up to this pad to the limit, so that the update compiles once; longer ones pad to powers of two."""
+
+NOISE_ROWS = 128
+"""Steps whose noise is drawn together."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -38,18 +42,64 @@ def host_act(action_space: Space, structure: Any, sample: bool = True) -> Callab
         sample: False takes the distribution's mode.
 
     Returns:
-        (leaves, keys [B], counts [B], obs [B, …]) -> (action, its log-probability, what the environment gets).
+        (leaves, noise [B, …], obs [B, …]) -> (action, its log-probability, what the environment gets).
     """
 
-    def act(leaves: tuple[Array, ...], keys: Key, counts: Array, obs: Array) -> tuple[Array, Array, Array]:
+    def act(leaves: tuple[Array, ...], noise: Array, obs: Array) -> tuple[Array, Array, Array]:
         distribution = jax.tree.unflatten(structure, leaves)(obs)
-        if sample:
-            action = jax.vmap(lambda one, key: one.sample(key))(distribution, jax.vmap(jax.random.fold_in)(keys, counts))
-        else:
-            action = distribution.mode()
+        action = jax.vmap(sampled)(distribution, noise) if sample else distribution.mode()
         return action, distribution.log_prob(action), to_environment(action_space, action)
 
     return jax.jit(act)
+
+
+@functools.lru_cache(maxsize=64)
+def host_noise(structure: Any) -> Callable[..., Array]:
+    """The jitted call of every `NOISE_ROWS` steps.
+
+    Returns:
+        (leaves, keys [B], counts [B] int32, obs [B, …]) -> the noise of each environment's next steps from its count on,
+        [NOISE_ROWS, B, …]. Of the policy and the observations only the shapes count.
+    """
+
+    def draw(leaves: tuple[Array, ...], keys: Key, counts: Array, obs: Array) -> Array:
+        distribution = jax.tree.unflatten(structure, leaves)(obs)
+
+        def row(ahead: Array) -> Array:
+            return jax.vmap(drawn_noise)(distribution, jax.vmap(jax.random.fold_in)(keys, counts + ahead))
+
+        return jax.vmap(row)(jnp.arange(NOISE_ROWS, dtype=jnp.int32))
+
+    return jax.jit(draw)
+
+
+class _Noise:
+    """The noise of every environment's steps, by its own count of them."""
+
+    def __init__(self, key: Key, num_envs: int):
+        self._keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_envs))
+        self._columns = np.arange(num_envs)
+        self._from = np.zeros(num_envs, np.int32)
+        self._drawn: np.ndarray | None = None
+
+    def of(self, counts: np.ndarray, leaves: tuple[Array, ...], structure: Any, obs: np.ndarray) -> np.ndarray:
+        """[B, …], of the steps that environments make after `counts` [B] others."""
+        ahead = counts - self._from
+        if self._drawn is None or ahead.max() >= NOISE_ROWS:
+            self._drawn = np.asarray(host_noise(structure)(leaves, self._keys, counts, obs))
+            self._from, ahead = counts, np.zeros_like(counts)
+        return self._drawn[ahead, self._columns]
+
+
+def warm_up(action_space: Space, structure: Any, leaves: tuple[Array, ...], key: Key, obs: np.ndarray) -> None:
+    """Compiles what sampling calls in every step, so that it is told apart from the run.
+
+    Args:
+        obs: [B, …], any values.
+    """
+    num_envs = len(obs)
+    noise = _Noise(key, num_envs).of(np.zeros(num_envs, np.int32), leaves, structure, obs)
+    jax.block_until_ready(host_act(action_space, structure)(leaves, noise, obs))
 
 
 class HostCollector:
@@ -70,7 +120,7 @@ class HostCollector:
         self.env, self.collect_kind, self.num_envs = env, collect, num_envs
         self.vector = env.vector(num_envs, seed)
         self._sample = sample
-        self._keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_envs))
+        self._noise = _Noise(key, num_envs)
         self._counts = np.zeros(num_envs, np.int32)  # steps that each environment has made: drives its actions' keys
         self._obs: np.ndarray | None = None
         self._time = np.zeros(num_envs, np.int32)
@@ -91,7 +141,7 @@ class HostCollector:
         act, leaves = host_act(self.env.action_space, structure, self._sample), tuple(leaves)
 
         def choose(obs: np.ndarray) -> tuple[Array, Array, Array]:
-            return act(leaves, self._keys, self._counts, obs)
+            return act(leaves, self._noise.of(self._counts, leaves, structure, obs) if self._sample else self._counts, obs)
 
         if self.collect_kind.kind == "steps":
             record, log = self._collect_steps(choose)

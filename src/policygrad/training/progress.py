@@ -70,9 +70,8 @@ class Progress:
         self.label = label
         num_seeds = seeds if isinstance(seeds, int) else len(seeds)
         self._steps = [0] * num_seeds
-        self._num_updates = [0] * num_seeds
         self._over: set[int] = set()
-        self._seed_index = self._highest_index = 0
+        self._seed_index = 0
         self._side_by_side = False
         self._return: float | None = None
         self._rate: float | None = None
@@ -109,14 +108,21 @@ class Progress:
         """
         if self.mode == "off":
             return
-        jumped = self._follow(seed_index)
-        self._num_updates[seed_index] += 1
+        others = (steps for i, steps in enumerate(self._steps) if i != seed_index and i not in self._over)
+        self._side_by_side = self._side_by_side or any(0 < steps < self.total_steps for steps in others)
         self._steps[seed_index] = steps
         self._seed_index = seed_index
         self._return, self._rate = _known(last_return), _known(steps_per_second)
-        self._clock.tick(self.fraction, jumped)
+        self._clock.tick(self.fraction, jumped=False)
         if self.mode == "plain" and self._running:
             self._maybe_line()
+
+    def over(self, seed_index: int) -> None:
+        """Tell that a seed has ended, with however many steps."""
+        if self.mode == "off":
+            return
+        self._over.add(seed_index)
+        self._clock.tick(self.fraction, jumped=True)
 
     def message(self, text: str) -> None:
         """Show a line above the bar. In mode "off" nothing is shown; for what must be seen there is `warn`."""
@@ -153,22 +159,6 @@ class Progress:
         """Part of the whole run that is done, in [0, 1]; a seed that stopped early, because it was solved, is done."""
         parts = [1.0 if i in self._over else min(1.0, steps / self.total_steps) for i, steps in enumerate(self._steps)]
         return sum(parts) / max(1, len(parts))
-
-    def _follow(self, seed_index: int) -> bool:
-        """Find out from the order of updates which seeds are over; say whether that moved the fraction by itself.
-
-        Of seeds one after the other, those before the present one are over, however many steps they took. Seeds side by
-        side, which take turns, are over when all their steps are.
-        """
-        before = len(self._over)
-        if seed_index < self._highest_index:
-            self._side_by_side = True
-            self._over.clear()
-        elif seed_index > self._highest_index:
-            if self._num_updates[self._highest_index] > 1 and not self._side_by_side:
-                self._over.update(range(seed_index))
-            self._highest_index = seed_index
-        return len(self._over) != before
 
     @property
     def _seed_text(self) -> str:

@@ -6,8 +6,11 @@ same `update`. Both have the same four methods, so everything above them is writ
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,11 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from policygrad.algorithms import all_finite
+from policygrad.compilation import device
 from policygrad.envs.base import Env
 from policygrad.envs.gymnasium_adapter import GymnasiumEnv
 from policygrad.errors import DivergedError, EnvError, RunError, UsageError
 from policygrad.rollout import EpisodeLog, HostCollector, compiled_collector
-from policygrad.rollout.host import host_act
+from policygrad.rollout.host import warm_up
 from policygrad.spaces import Discrete
 from policygrad.types import Agent, Algorithm, Array, Key, PyTree, Rollout, Spec
 
@@ -29,8 +33,12 @@ UserMetrics = Callable[[Agent, Rollout], dict[str, Array]]
 RESERVED = {"seed", "iteration", "steps", "return", "length", "steps_per_second", "evaluation_return"}
 """Names of a record's own columns."""
 
-LOG_ELEMENTS = 2**21
-"""A compiled chunk keeps at most so many elements of its episode log: bounds its memory at about 20 MB."""
+ONE_THREAD: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
+"""XLA's options for programs that run beside others: threads that waited for each other's parts of a product could wait for ever."""
+
+LOG_ELEMENTS = 2**18
+"""A compiled chunk keeps at most so many elements of its episode log, which it first fills with zeros: 2 MB, enough for a quarter of a
+second."""
 
 
 class Chunk(NamedTuple):
@@ -110,7 +118,7 @@ def _iteration(algorithm: Algorithm, user_metrics: UserMetrics | None) -> Callab
         # A NaN that the environment made may be masked, or multiplied by 0, before it reaches a parameter.
         sane = all_finite((rollout.reward, rollout.obs, rollout.next_obs))
         counted = after.steps
-        after = jax.tree.map(lambda new, old: jnp.where(sane, new, old), after, agent)._replace(steps=counted)
+        after = jax.lax.cond(sane, lambda new, old: new, lambda new, old: old, after, agent)._replace(steps=counted)
         metrics = metrics | {"finite": metrics["finite"] & sane}
         if user_metrics is not None:
             own = user_metrics(agent, rollout)
@@ -133,8 +141,18 @@ def diverged(algorithm: Algorithm, env: Env | GymnasiumEnv, seed: int, iteration
     )
 
 
+def _keys_of(key: Key, iteration: Any) -> Key:
+    """The keys of one iteration's rollout and update, [2]."""
+    return jax.random.split(jax.random.fold_in(key, iteration))
+
+
 class _Runner:
-    """What both loops share: the start of a run."""
+    """What both loops share: the start of a run.
+
+    Attributes:
+        compile_seconds: so far, of all programs.
+        released: the context in which programs run that need no Python; a lock that others wait for is let go there.
+    """
 
     def __init__(self, env: Any, algorithm: Algorithm, num_envs: int, num_steps: int, user_metrics: UserMetrics | None):
         self.env, self.algorithm, self.num_envs, self.num_steps = env, algorithm, num_envs, num_steps
@@ -143,7 +161,8 @@ class _Runner:
 
         self.seed = 0  # of the run that was started last
         self._started: Any = None
-        self.compile_seconds = 0.0  # so far, of all programs
+        self.compile_seconds = 0.0
+        self.released: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
     def _start(self, seed: int, init_policy: Any, init_env: Callable[[Key], PyTree]) -> tuple[RunState, Key]:
         """The state of run `seed` before its first step, made by one compiled program for all seeds."""
@@ -164,11 +183,25 @@ class _Runner:
 
 
 class CompiledRunner(_Runner):
-    """Runs chunks of iterations in one compiled program. It is a pure function of its state, so a chunk can be run again."""
+    """Runs chunks of iterations in one compiled program. It is a pure function of its state, so a chunk can be run again.
 
-    def __init__(self, env: Env, algorithm: Algorithm, num_envs: int, num_steps: int, user_metrics: UserMetrics | None = None):
+    Args:
+        alone: False compiles for one thread of the processor, for runners that run side by side.
+    """
+
+    def __init__(
+        self,
+        env: Env,
+        algorithm: Algorithm,
+        num_envs: int,
+        num_steps: int,
+        user_metrics: UserMetrics | None = None,
+        *,
+        alone: bool = True,
+    ):
         super().__init__(env, algorithm, num_envs, num_steps, user_metrics)
         self._collector = compiled_collector(env, algorithm.collect, num_envs)
+        self._options = {} if alone else ONE_THREAD
         self._program: Any = None
         self._names: list[str] = []  # of the metrics
         self._capacity = 1  # updates in one call of the program
@@ -176,6 +209,18 @@ class CompiledRunner(_Runner):
     def start(self, seed: int, init_policy: Any = None) -> RunState:
         """The state before the first step of run `seed`."""
         return self._start(seed, init_policy, self._collector.init)[0]
+
+    def prepare(self, init_policy: Any = None) -> None:
+        """Compiles all that a run needs, if it is not."""
+        state = self.start(self.seed, init_policy)
+        if self._program is None:
+            begin = time.perf_counter()
+            self._build(state)
+            self.compile_seconds += time.perf_counter() - begin
+
+    def beside(self) -> CompiledRunner:
+        """Another runner of the same programs, for another thread."""
+        return copy.copy(self)
 
     def advance(self, state: RunState, updates: int, until: Until | None = None, end: int | None = None) -> tuple[RunState, Chunk, bool]:
         """Runs `updates` iterations; fewer at the end of the run, at a failure, or where `until` says so.
@@ -208,7 +253,8 @@ class CompiledRunner(_Runner):
     def _run(self, state: RunState, updates: int, end: int) -> tuple[RunState, Chunk]:
         assert self._program is not None
         before = int(state.agent.steps)
-        after, count, values, log = self._program(state, np.int32(updates), np.int32(end))
+        with self.released():
+            after, count, values, log = jax.block_until_ready(self._program(state, np.int32(updates), np.int32(end)))
         n = int(count)
         values = np.asarray(values)[:n]
         at_update, row, column = np.nonzero(np.asarray(log.ended)[:n])
@@ -232,7 +278,7 @@ class CompiledRunner(_Runner):
         """What went wrong in the last of `updates` iterations from `state`: its rollout is collected once more and read."""
         if updates > 1:
             state = self._program(state, np.int32(updates - 1), np.int32(self.num_steps))[0]
-        collect_key, _ = jax.random.split(jax.random.fold_in(state.key, state.iteration))
+        collect_key, _ = _keys_of(state.key, state.iteration)
         collect = jax.jit(lambda agent, key, env: self._collector.collect(self.algorithm.policy(agent), key, env)[1])
         rollout = collect(state.agent, collect_key, state.env)
         for name in ("obs", "reward", "next_obs"):
@@ -252,13 +298,14 @@ class CompiledRunner(_Runner):
         """Nothing to close."""
 
     def _build(self, state: RunState) -> None:
-        def iteration(state: RunState) -> tuple[RunState, dict[str, Array], EpisodeLog]:
-            collect_key, update_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
+        @partial(jax.jit, inline=True)  # traced once, for its shapes and for the program
+        def iteration(state: RunState, keys: Key) -> tuple[RunState, dict[str, Array], EpisodeLog]:
+            collect_key, update_key = keys
             env, rollout, log = self._collector.collect(self.algorithm.policy(state.agent), collect_key, state.env)
             agent, metrics = self._update(update_key, state.agent, rollout)
             return RunState(agent, env, state.key, state.iteration + 1), metrics, log
 
-        _, metrics, log = jax.eval_shape(iteration, state)
+        _, metrics, log = jax.eval_shape(iteration, state, _keys_of(state.key, state.iteration))
         self._names = sorted(metrics)
         self._capacity = max(1, min(1024, LOG_ELEMENTS // int(np.prod(log.ended.shape))))
         capacity = self._capacity
@@ -267,6 +314,8 @@ class CompiledRunner(_Runner):
         def program(state: RunState, updates: Array, end: Array) -> tuple[RunState, Array, Array, EpisodeLog]:
             values = jnp.zeros((capacity, len(self._names)), jnp.float32)
             logs = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), log)
+            # All keys at once: few large operations instead of many small ones in every iteration.
+            keys = jax.vmap(_keys_of, (None, 0))(state.key, state.iteration + jnp.arange(capacity, dtype=jnp.int32))
 
             def more(loop: Any) -> Array:
                 count, state, values, _ = loop
@@ -275,14 +324,15 @@ class CompiledRunner(_Runner):
 
             def body(loop: Any) -> Any:
                 count, state, values, logs = loop
-                state, metrics, now = iteration(state)
+                state, metrics, now = iteration(state, keys[count])
                 values = values.at[count].set(jnp.stack([metrics[name] for name in self._names]))
                 return count + 1, state, values, jax.tree.map(lambda buffer, leaf: buffer.at[count].set(leaf), logs, now)
 
             count, state, values, logs = jax.lax.while_loop(more, body, (jnp.zeros((), jnp.int32), state, values, logs))
             return state, count, values, logs
 
-        self._program = jax.jit(program).lower(state, np.int32(0), np.int32(0)).compile()
+        options = self._options if device().platform == "cpu" else {}
+        self._program = jax.jit(program).lower(state, np.int32(0), np.int32(0)).compile(compiler_options=options)
 
 
 class HostRunner(_Runner):
@@ -363,15 +413,13 @@ class HostRunner(_Runner):
         """Compiles the call of the policy, so that its compilation is told apart from the run."""
         space = self.spec.observation_space
         obs = np.zeros((self.num_envs, *space.shape), np.int32 if isinstance(space, Discrete) else np.float32)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(state.key, jnp.arange(self.num_envs))
         leaves, structure = jax.tree.flatten(self.algorithm.policy(state.agent))
-        act = host_act(self.env.action_space, structure, True)
-        jax.block_until_ready(act(tuple(leaves), keys, np.zeros(self.num_envs, np.int32), obs))
+        warm_up(self.env.action_space, structure, tuple(leaves), state.key, obs)
         self._warm = True
 
     def _compile(self, key: Key, iteration: Any, agent: Agent, rollout: Rollout) -> Any:
         def program(key: Key, iteration: Array, agent: Agent, rollout: Rollout) -> tuple[Agent, Array]:
-            _, update_key = jax.random.split(jax.random.fold_in(key, iteration))
+            _, update_key = _keys_of(key, iteration)
             agent, metrics = self._update(update_key, agent, rollout)
             self._names = sorted(metrics)
             return agent, jnp.stack([metrics[name] for name in self._names])

@@ -6,8 +6,6 @@ import contextlib
 import datetime
 import json
 import platform
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -19,7 +17,8 @@ import numpy as np
 
 from policygrad import policies
 from policygrad._version import __version__
-from policygrad.compilation import keep_programs
+from policygrad.compilation import device as present_device
+from policygrad.compilation import keep_programs, placed
 from policygrad.diagnostics import diagnosed
 from policygrad.envs import LQR, AnyEnv, Env, FiniteMDP, has_gymnasium, make
 from policygrad.errors import PolicygradError, RunError, UsageError
@@ -28,6 +27,7 @@ from policygrad.settings import MOST_AT_ONCE, count, seed_list
 from policygrad.spaces import Discrete
 from policygrad.training.evaluations import EPISODES, Evaluations, evaluator_of
 from policygrad.training.history import History, Recorder, first_solved
+from policygrad.training.parallel import Interruption, cores, side_by_side
 from policygrad.training.progress import Progress, choose_mode
 from policygrad.training.result import Run, RunProgress, SeedResult
 from policygrad.training.runners import Chunk, CompiledRunner, HostRunner, RunState, UserMetrics, initial_agent, spec_of
@@ -56,6 +56,7 @@ class _Session:
         metrics: Any,
         diagnostics: bool,
         env_options: dict,
+        workers: int = 1,
     ):
         if not isinstance(algorithm, Algorithm):
             raise UsageError(f"algorithm: got {type(algorithm).__name__}; pass what a recipe returns, e.g. policygrad.reinforce()")
@@ -82,8 +83,13 @@ class _Session:
         if diagnostics:
             exact, self.remark = _exact_gradient(self.env, algorithm, spec)
             self.algorithm = diagnosed(algorithm, exact)
-        runner = CompiledRunner if isinstance(self.env, Env) else HostRunner
-        self.runner: CompiledRunner | HostRunner = runner(self.env, self.algorithm, self.num_envs, self.num_steps, metrics)  # type: ignore[arg-type]
+        sizes = self.algorithm, self.num_envs, self.num_steps, metrics
+        self.workers = workers if isinstance(self.env, Env) else 1
+        self.runner: CompiledRunner | HostRunner
+        if isinstance(self.env, Env):
+            self.runner = CompiledRunner(self.env, *sizes, alone=self.workers == 1)
+        else:
+            self.runner = HostRunner(self.env, *sizes)
 
 
 def _exact_gradient(env: AnyEnv, algorithm: Algorithm, spec: Spec) -> tuple[Callable[[PyTree], PyTree] | None, str]:
@@ -172,6 +178,7 @@ def _progress(
     )
 
 
+@placed
 def train(
     env: Any,
     algorithm: Algorithm,
@@ -184,6 +191,7 @@ def train(
     env_args: dict[str, Any] | None = None,
     wrappers: Sequence[Callable[[Any], Any]] = (),
     vectorization: str = "auto",
+    device: str = "auto",
     out: str | Path | bool | None = None,
     init: Any = None,
     until_solved: bool = False,
@@ -205,9 +213,10 @@ def train(
         num_steps: steps of all environments together, per seed; rounded up to whole updates.
         num_envs: environments side by side; None takes the recipe's.
         seed: of a single run (0 if neither is given).
-        seeds: n for the seeds 0 to n − 1, or a list. Seeds run one after the other in the same compiled program, so each
-            gives bit for bit what it gives alone.
+        seeds: n for the seeds 0 to n − 1, or a list. Each gives bit for bit what it gives alone: in the compiled loop, without
+            callbacks, as many run side by side as there are cores; else one after the other.
         backend: "auto", "compiled" or "gymnasium"; see `envs.make`, also for `env_args`, `wrappers`, `vectorization`.
+        device: "cpu" or "gpu", where the programs run; "auto" takes a GPU where JAX finds one.
         out: the run directory; None makes runs/<env>/<algorithm>/<stamp>; False writes nothing.
         init: a policy, or a file of one, to start from; of the structure that the algorithm builds.
         until_solved: stop a seed with the update in which the mean return of the last 20 episodes reaches the
@@ -243,7 +252,8 @@ def train(
     callback_every = count("callback_every", callback_every)
     evaluate_every = None if evaluate_every is None else count("evaluate_every", evaluate_every)
     evaluate_episodes = count("evaluate_episodes", evaluate_episodes, MOST_AT_ONCE)
-    session = _Session(env, algorithm, num_steps, num_envs, backend, init, metrics, diagnostics, options)
+    workers = 1 if calls else min(len(chosen), cores())
+    session = _Session(env, algorithm, num_steps, num_envs, backend, init, metrics, diagnostics, options, workers)
     evaluator = evaluator_of(session.env, evaluate_every, evaluate_episodes)
     threshold = session.env.reward_threshold
     if until_solved and threshold is None:
@@ -268,26 +278,38 @@ def train(
     try:
         evaluations = {"evaluate_every": evaluate_every, "evaluate_episodes": evaluate_episodes if evaluator else None}
         records.config(_configuration(session, chosen, env_args) | evaluations)
-        with display, _Interruption() as interruption:
+        with display, Interruption() as interruption:
             if isinstance(session.env, Env) and isinstance(env, str) and backend == "auto" and has_gymnasium(env):
                 display.message(f"{env}: compiled environment (JAX), the twin of Gymnasium's; backend gymnasium runs that one")
             if session.remark:
                 display.warn(session.remark)
             sample = _SampleSize(display.warn)
-            for index, result in enumerate(results):
-                if interruption.seen:
-                    break
+            goal = threshold if until_solved else None
+
+            def one(index: int, runner: CompiledRunner | HostRunner) -> None:
+                """A seed from its start to its end."""
+                result = results[index]
                 watch = Evaluations(evaluator, evaluate_every, result, records)
                 try:
-                    goal = threshold if until_solved else None
-                    _train_seed(session, result, index, records, display, sample, interruption, watch, calls, callback_every, goal)
+                    shown = records, display, sample, interruption, watch
+                    _train_seed(session, runner, result, index, *shown, calls, callback_every, goal)
                 except RunError as error:
                     result.error = error
                     if len(chosen) > 1:  # of a single seed it is the error that this call ends with
                         display.warn(f"seed {result.seed} failed: {error}")
                 finally:
-                    session.runner.close()
+                    runner.close()
                     watch.close()
+                    display.over(index)
+
+            if session.workers > 1 and isinstance(session.runner, CompiledRunner):
+                session.runner.prepare(session.init_policy)
+                side_by_side(one, len(results), session.runner, session.workers, interruption)
+            else:
+                for index in range(len(results)):
+                    if interruption.seen:
+                        break
+                    one(index, session.runner)
     except BaseException as error:
         if any(result.steps for result in results):
             finished(isinstance(error, KeyboardInterrupt))  # a fault in a callback, or a second Ctrl-C: keep what there is
@@ -311,12 +333,13 @@ def train(
 
 def _train_seed(
     session: _Session,
+    runner: CompiledRunner | HostRunner,
     result: SeedResult,
     index: int,
     records: Records,
     display: Progress,
     sample: _SampleSize,
-    interruption: _Interruption,
+    interruption: Interruption,
     watch: Evaluations,
     calls: list[Callback],
     callback_every: int,
@@ -325,7 +348,7 @@ def _train_seed(
     """Runs one seed to its end; fills `result`."""
     episodes, recorder = History(result.seed), Recorder(records, result.seed, session.num_steps)
     iteration, updates, seconds = 0, 1, 0.0
-    state = session.runner.start(result.seed, session.init_policy)
+    state = runner.start(result.seed, session.init_policy)
     result.policy, result.agent = session.algorithm.policy(state.agent), state.agent
 
     def solved_in(earlier: Sequence[Chunk], chunk: Chunk) -> int | None:
@@ -334,11 +357,11 @@ def _train_seed(
     until = None if threshold is None else solved_in
     try:
         while int(state.agent.steps) < session.num_steps and not interruption.seen:
-            begin, compiled, before = time.perf_counter(), session.runner.compile_seconds, int(state.agent.steps)
+            begin, compiled, before = time.perf_counter(), runner.compile_seconds, int(state.agent.steps)
             # Never longer than a chunk may take, also where callbacks are rare: Ctrl-C, records and the display wait for it.
             size = min(updates, callback_every - iteration % callback_every) if calls else updates
-            state, chunk, solved = session.runner.advance(state, size, until, watch.next)
-            took = time.perf_counter() - begin - (session.runner.compile_seconds - compiled)
+            state, chunk, solved = runner.advance(state, size, until, watch.next)
+            took = time.perf_counter() - begin - (runner.compile_seconds - compiled)
             seconds += took
             episodes.add(chunk)
             iteration += len(chunk.steps)
@@ -393,28 +416,6 @@ class _SampleSize:
             )
 
 
-class _Interruption:
-    """The first Ctrl-C is remembered, and the run ends with its present chunk; a second one interrupts at once."""
-
-    def __init__(self) -> None:
-        self.seen = False
-        self._previous: Any = None
-
-    def __enter__(self) -> _Interruption:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._remember)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-
-    def _remember(self, number: int, frame: Any) -> None:
-        if self.seen:
-            raise KeyboardInterrupt
-        self.seen = True
-
-
 def _configuration(session: _Session, seeds: list[int], env_args: dict[str, Any] | None) -> dict[str, Any]:
     import equinox
     import gymnasium
@@ -429,7 +430,7 @@ def _configuration(session: _Session, seeds: list[int], env_args: dict[str, Any]
         "env_args": _plain(env_args or {}),
         "backend": env.backend,
         "vectorization": None if isinstance(env, Env) else env.vectorization,
-        "seed_loop": "one after the other, bit-equal to each alone",
+        "seed_loop": f"{'one after the other' if session.workers == 1 else f'{session.workers} side by side'}, bit-equal to each alone",
         "num_steps": session.num_steps,
         "num_envs": session.num_envs,
         "seeds": seeds,
@@ -439,7 +440,7 @@ def _configuration(session: _Session, seeds: list[int], env_args: dict[str, Any]
         "observation_space": str(env.observation_space),
         "action_space": str(env.action_space),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": jax.devices()[0].device_kind,
+        "device": present_device().device_kind,
         "versions": {
             "python": platform.python_version(),
             "jax": jax.__version__,
