@@ -31,7 +31,7 @@ CURVES: dict[str, tuple[list[int], dict[str, int]]] = {
     "envs": ([1, 4, 16, 64, 256, 1024, 4096, 8192], {}),
     "seeds": ([1, 4, 16, 64, 256], {"envs": 4}),
     "width": ([16, 64, 256, 1024], {}),
-    "rollout": ([8, 32, 128, 512, 2048], {}),
+    "rollout": ([8, 32, 128, 512], {}),
 }
 """The points of each curve, and what else differs from `BASE`."""
 NAMES = {"envs": "environments", "seeds": "seeds, 4 environments each", "width": "width of both hidden layers", "rollout": "rollout length"}
@@ -52,14 +52,16 @@ def point(envs: int, seeds: int, width: int, rollout: int) -> dict[str, float]:
             if progress.seconds > SECONDS:
                 break
     else:
-        run = pg.train(bench.ENV, algorithm, num_steps=budget(envs, seeds, rollout), num_envs=envs, seeds=seeds, out=False, figures=False)
+        run = pg.train(
+            bench.ENV, algorithm, num_steps=budget(envs, seeds, width, rollout), num_envs=envs, seeds=seeds, out=False, figures=False
+        )
         rate = run.result()["steps_per_second"]
     return {"rate": float(rate), "memory_mb": bench.memory()}
 
 
-def budget(envs: int, seeds: int, rollout: int) -> int:
-    """Steps of each seed: about a quarter of a million of all, two updates at the least."""
-    return max(2 * envs * rollout, 2**18 // seeds)
+def budget(envs: int, seeds: int, width: int, rollout: int) -> int:
+    """Steps of each seed: about a quarter of a million of all, fewer for wide networks, two updates at the least."""
+    return max(2 * envs * rollout, int(2**18 * min(1, (128 / width) ** 2)) // seeds)
 
 
 def asked(who: str, values: dict[str, int]) -> dict[str, float] | None:
@@ -67,7 +69,7 @@ def asked(who: str, values: dict[str, int]) -> dict[str, float] | None:
     if who == "ours":
         words = [sys.executable, __file__, "--point", json.dumps(values)]
     else:
-        steps = budget(values["envs"], values["seeds"], values["rollout"])
+        steps = budget(**values)
         words = [str(THEIRS), str(HERE / "peers" / "rejax_ppo.py"), str(values["envs"]), str(steps), str(values["seeds"])]
         words += [str(values["width"]), str(values["rollout"])]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" or who == "ours"}
@@ -112,23 +114,24 @@ def draw() -> None:
     curves, machine = kept["curves"], kept["machine"]
     what = f"PPO on CartPole-v1, compiled; {machine['cores']} cores, {machine['date']}; elsewhere 64 environments, 64-64, rollout 128"
     figure, axes = style.canvas("Environment steps per second", what, len(curves), width=9.6, height=5.6, columns=2, common=False)
-    lines = []
     for ax, (name, rows) in zip(axes, curves.items(), strict=True):
         style.name_panel(ax, NAMES[name])
         for i, who in enumerate(("ours", "rejax")):
             found = [(row["value"], row[who]["rate"]) for row in rows if row[who]]
-            label = "policygrad" if who == "ours" else who
-            (line,) = ax.plot(
-                *zip(*found, strict=True), marker=style.MARKERS[i], color=style.COLOURS[i], linestyle=style.LINES[i], label=label
-            )
+            look = {"marker": style.MARKERS[i], "color": style.COLOURS[i], "linestyle": style.LINES[i]}
+            ax.plot(*zip(*found, strict=True), **look)
             if ax is axes[0]:
-                lines.append(line)
+                label = "policygrad" if who == "ours" else who
+                ax.annotate(label, found[3], (0, 10), textcoords="offset points", ha="center", fontsize=10, color=style.COLOURS[i])
         ax.set_xscale("log", base=2)
-        ax.set_yscale("log")
-        ax.set_xticks([row["value"] for row in rows], [style.short_number(row["value"]) for row in rows])
+        if name == "width":
+            ax.set_yscale("log")
+        else:
+            ax.set_ylim(bottom=0)
+        shown = [row["value"] for row in rows if row["value"] != 4096]  # next to 8,192
+        ax.set_xticks(shown, [f"{value:,}" for value in shown])
         ax.minorticks_off()
         ax.yaxis.set_major_formatter(lambda x, _: style.short_number(x))
-    style.legend(axes[2], lines, 9.6)
     style.save(figure, PICTURE)
     head = "| | steps/s | MB | rejax: steps/s | MB | ratio |\n|---|---|---|---|---|---|"
     table = [head]
