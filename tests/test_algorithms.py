@@ -811,3 +811,17 @@ def test_an_initial_sigma_beside_a_fixed_one_is_refused() -> None:
 def test_an_initial_sigma_for_discrete_actions_is_refused(observations: Any) -> None:
     with pytest.raises(SpaceError, match=r"an initial_sigma needs Box actions: got .*; leave initial_sigma out"):
         RECIPES["a2c"](initial_sigma=0.5).init(KEY, Spec(observations, Discrete(A), num_envs=B))
+
+
+@pytest.mark.parametrize("size", [3, 4096, 10_000])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_element_that_is_not_finite_is_found(size: int, value: float) -> None:
+    """By the program that users have: optimised, XLA's maximum of many numbers on a CPU passes over NaN."""
+    optimised = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+    x = np.random.default_rng(0).normal(size=size).astype(np.float32)
+    found = jax.jit(all_finite).lower((x, x[:2])).compile(compiler_options=optimised)
+    assert found((x, x[:2]))
+    for at in (0, size // 2, size - 1):
+        y = x.copy()
+        y[at] = value
+        assert not found((y, x[:2]))

@@ -68,14 +68,7 @@ MAX_FEATURES = 1000
 
 def masked_mean(x: Array, mask: Array) -> Array:
     """Mean of x where the mask is 1; 0 if it is nowhere."""
-    return jnp.vdot(x.astype(mask.dtype), mask) / jnp.maximum(jnp.sum(mask), 1)
-
-
-def masked_means(xs: dict[str, Array], mask: Array) -> dict[str, Array]:
-    """`masked_mean` of several arrays of the mask's shape, by one product of matrices."""
-    stacked = jnp.stack([x.astype(mask.dtype).ravel() for x in xs.values()])
-    means = stacked @ mask.ravel() / jnp.maximum(jnp.sum(mask), 1)
-    return {name: means[i] for i, name in enumerate(xs)}
+    return jnp.sum(x * mask) / jnp.maximum(jnp.sum(mask), 1)
 
 
 def masked_variance(x: Array, mask: Array) -> Array:

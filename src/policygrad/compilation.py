@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -93,18 +93,19 @@ def on_device(name: str) -> contextlib.AbstractContextManager[Any]:
         raise UsageError(f"device: got {name!r}, but JAX finds none ({device().platform} only); {install}") from None
 
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def placed(function: _Function) -> _Function:
+def placed(function: Callable[P, R]) -> Callable[P, R]:
     """Decorator: the function runs `on_device` of its keyword argument `device`."""
 
     @functools.wraps(function)
-    def run(*arguments: Any, **options: Any) -> Any:
-        with on_device(options.get("device", "auto")):
+    def run(*arguments: P.args, **options: P.kwargs) -> R:
+        with on_device(str(options.get("device", "auto"))):
             return function(*arguments, **options)
 
-    return run  # type: ignore[return-value]
+    return run
 
 
 def _user_cache() -> Path:

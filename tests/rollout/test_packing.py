@@ -53,3 +53,11 @@ def test_one_leaf_is_packed_as_it_is(leaf):
     (packed,) = packing.pack((leaf,))
     assert packed is leaf
     same(packing.unpack([packed]), (leaf,))
+
+
+def test_keys_travel_by_themselves():
+    row = {"one": jax.random.split(jax.random.key(0), 2), "other": jax.random.split(jax.random.key(1), 2), "x": np.ones(2, np.float32)}
+    packing = Packing(row)
+    back = packing.unpack(packing.pack(row))
+    for name in ("one", "other"):
+        np.testing.assert_array_equal(jax.random.key_data(back[name]), jax.random.key_data(row[name]))

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from policygrad.baselines import masked_means
+from policygrad.baselines import masked_mean
 from policygrad.errors import UsageError
 from policygrad.types import Array, Batch, Params
 
@@ -147,7 +147,7 @@ def _loss(
             steps["value_loss"] = (values - batch.targets) ** 2
             clip = None if value_clip is None else at(value_clip, progress)
             descent = descent + value_weight * _clipped_error(values, batch, clip)
-        return jnp.sum(batch.weights * descent), masked_means(steps, batch.rollout.mask)
+        return jnp.sum(batch.weights * descent), {name: masked_mean(x, batch.rollout.mask) for name, x in steps.items()}
 
     return loss
 

@@ -35,7 +35,8 @@ class Packing:
         self._like = leaves
         self._groups: dict[Any, list[int]] = {}
         for i, leaf in enumerate(leaves):
-            small = math.prod(leaf.shape[1:]) <= SMALL
+            # Keys and the like have a dtype that nothing else may travel with.
+            small = math.prod(leaf.shape[1:]) <= SMALL and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
             self._groups.setdefault(self._carried(leaf.dtype) if small else i, []).append(i)
 
     @property
@@ -62,7 +63,7 @@ class Packing:
                 like = self._like[i]
                 width = math.prod(like.shape[1:])
                 part = array if len(group) == 1 else array[..., at : at + width].reshape(*array.shape[:-1], *like.shape[1:])
-                found[i] = part.astype(like.dtype)
+                found[i] = part.astype(like.dtype) if part.dtype != like.dtype else part
                 at += width
         return jax.tree.unflatten(self._structure, [found[i] for i in range(len(self._like))])
 

@@ -252,7 +252,8 @@ def train(
     callback_every = count("callback_every", callback_every)
     evaluate_every = None if evaluate_every is None else count("evaluate_every", evaluate_every)
     evaluate_episodes = count("evaluate_episodes", evaluate_episodes, MOST_AT_ONCE)
-    workers = 1 if calls else min(len(chosen), cores())
+    # On one GPU programs would take turns, and all of their memory at once.
+    workers = 1 if calls or present_device().platform != "cpu" else min(len(chosen), cores())
     session = _Session(env, algorithm, num_steps, num_envs, backend, init, metrics, diagnostics, options, workers)
     evaluator = evaluator_of(session.env, evaluate_every, evaluate_episodes)
     threshold = session.env.reward_threshold
