@@ -122,7 +122,7 @@ class Evaluator:
             vector = self._host.vector.vector
             env = replace(env, make_vector=lambda num_envs: vector)
         self._host = HostCollector(env, self._collect, self._columns, seed=stream, key=key, sample=self._sample)
-        rollout, _ = self._host.collect(policy)
+        rollout, _ = self._host.collect(policy, log_prob=False)
         return rollout.reward, rollout.mask
 
 

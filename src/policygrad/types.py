@@ -61,6 +61,7 @@ class Rollout(NamedTuple):
     time: Array  # [T, B] int32: steps since the reset; 0 at the first step of an episode
     carry: PyTree  # the policy's memory at chunk starts, [chunks, B, …]; () without memory
     extras: dict[str, Array]  # [T, B, …] each
+    distribution: PyTree = ()  # π(·|o_t) of the policy that acted, leaves [T, B, …]; () where nobody wrote it down
 
 
 class Params(NamedTuple):

@@ -452,3 +452,34 @@ def test_check_values(no_check: None) -> None:
     found = check_values(Discrete(4), states, np.ones((2, 2), bool))
     assert found is not None
     assert found[:2] == (0, 1)
+
+
+def test_copies_that_differ_are_told_before_they_run() -> None:
+    from policygrad.envs.in_turn import InTurn
+
+    made = iter(["CartPole-v1", "Acrobot-v1"])
+    with pytest.raises(
+        UsageError, match=r"^environment copies: got observation_space Box[^\n]* in copy 1 [^\n]*all copies must have the same$"
+    ):
+        InTurn([lambda: gymnasium.make(next(made))] * 2)
+
+
+def test_stepping_in_turn_is_what_gymnasium_does() -> None:
+    """The same observations, rewards and ends as SyncVectorEnv in SAME_STEP, through episodes' ends."""
+    from policygrad.envs.in_turn import InTurn
+
+    fns = [lambda: gymnasium.make("CartPole-v1", disable_env_checker=True)] * 3
+    ours, theirs = InTurn(fns), SyncVectorEnv(fns, autoreset_mode=AutoresetMode.SAME_STEP)
+    np.testing.assert_array_equal(ours.reset(seed=[1, 2, 3])[0], theirs.reset(seed=[1, 2, 3])[0])
+    rng, ends = np.random.default_rng(0), 0
+    for _ in range(80):
+        actions = rng.integers(0, 2, 3)
+        (*mine, info), (*gymnasiums, other) = ours.step(actions), theirs.step(actions)
+        for a, b in zip(mine, gymnasiums, strict=True):
+            np.testing.assert_array_equal(a, b)
+        for index, last in info["final_obs"].items():
+            np.testing.assert_array_equal(last, other["final_obs"][index])
+        ends += len(info["final_obs"])
+    assert ends > 5
+    ours.close()
+    theirs.close()

@@ -74,6 +74,33 @@ def test_protocol(name):
     assert jax.tree.structure(gradient) == jax.tree.structure(critic)
 
 
+@pytest.mark.parametrize("ends", [0.0, 0.02, 0.5], ids=["none", "few", "many"])
+@pytest.mark.parametrize("shared", [False, True], ids=["apart", "shared"])
+def test_values_of_next_observations_that_the_next_row_has(ends, shared):
+    """Large rollouts: those are looked up, others made; whichever way, all that anybody reads is V of the true next observation."""
+    rng = np.random.default_rng(0)
+    t, b = 64, 64
+    walk = rng.normal(size=(t + 1, b, 3)).astype(np.float32)
+    over = rng.random((t, b)) < ends
+    terminated = over & (rng.random((t, b)) < 0.5)
+    following = np.where(over[..., None], rng.normal(size=(t, b, 3)), walk[1:]).astype(np.float32)
+    mask = np.ones((t, b), np.float32)
+    mask[:40, 7] = 0
+    rollout = rollout_of(VECTOR, t, b)._replace(
+        obs=walk[:-1], next_obs=following, terminated=terminated, truncated=over & ~terminated, mask=mask
+    )
+    spec = Spec(VECTOR, Discrete(2), b)
+    policy = policies.default(hidden_sizes=(16, 16))(KEY, spec)
+    critic = policies.shared_critic()(KEY, spec, policy) if shared else policies.network_critic((16, 16))(KEY, spec)
+    values, next_values = jax.jit(lambda rollout: critic(policy, rollout, ()))(rollout)
+    value = (lambda obs: critic.head(policy.features(obs))) if shared else critic.value
+    np.testing.assert_allclose(values, value(walk[:-1]), atol=1e-6)
+    read = ~terminated & (mask > 0)
+    np.testing.assert_allclose(np.asarray(next_values)[read], np.asarray(value(following))[read], atol=1e-6)
+    assert np.isfinite(next_values).all()
+    assert (np.abs(np.asarray(next_values)[:-1] - np.asarray(values)[1:])[read[:-1]] > 1e-6).sum() == (over & read)[:-1].sum()
+
+
 def test_a_table_reads_its_values():
     critic = policies.table_critic()(KEY, Spec(STATES, Discrete(2), 1))
     assert (critic.head.values == 0).all()

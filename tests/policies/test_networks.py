@@ -76,6 +76,30 @@ def test_the_network_is_the_equation(activation):
     np.testing.assert_allclose(*jax.jit(lambda layer, x: (affine(layer, x), jax.vmap(layer)(x)))(output, x[0]), atol=1e-6)
 
 
+def test_many_observations_are_columns_and_nothing_else_changes(x64):
+    """Values, both derivatives, and curvature times a vector, of 1,024 observations at once and in halves."""
+    layers = linear_layers(jax.random.key(0), (3, 8, 8, 2))
+    rng = np.random.default_rng(0)
+    x, seen = rng.normal(size=(32, 32, 3)), rng.normal(size=(32, 32, 2))
+    layers, moved = (jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), layers) for _ in range(2))
+
+    def loss(layers, x, seen):
+        return jnp.sum(affine(layers[-1], MLP(layers[:-1], "tanh")(x)) * seen)
+
+    @jax.jit
+    def everything(layers, x, seen):
+        gradient = jax.grad(loss)
+        both = jax.jvp(lambda layers: (loss(layers, x, seen), gradient(layers, x, seen)), (layers,), (moved,))
+        return both, jax.vmap(lambda x: affine(layers[-1], MLP(layers[:-1], "tanh")(x)))(x), jax.grad(loss, 1)(layers, x, seen)
+
+    (at_once, along), by_row, of_x = everything(layers, x, seen)
+    halves = [everything(layers, x[half], seen[half]) for half in (slice(16), slice(16, 32))]
+    for whole, *parts in zip(*(jax.tree.leaves(made) for made in ((at_once, along), *(half[0] for half in halves))), strict=True):
+        np.testing.assert_allclose(whole, sum(parts), rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(of_x, np.concatenate([half[2] for half in halves]), rtol=1e-12)
+    np.testing.assert_allclose(affine(layers[-1], MLP(layers[:-1], "tanh")(x)), by_row, rtol=1e-12)
+
+
 def test_activations_mean_what_they_are_called():
     x = np.array([-2.0, -0.5, 0.0, 1.5])
     expected = {

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from policygrad import ppo
+from policygrad.combinators import reuse
 from policygrad.envs.gymnasium_adapter import AUTORESETS, GymnasiumEnv
 from policygrad.envs.make import make
 from policygrad.errors import UsageError
-from policygrad.rollout import EpisodeLog, HostCollector, episodes, steps
+from policygrad.rollout import EpisodeLog, HostCollector, compiled_collector, episodes, host, steps
+from policygrad.training.runners import spec_of
 from policygrad.types import Rollout
 from rollout.toys import (
     LIMIT,
@@ -286,3 +289,63 @@ def test_a_limit_that_is_never_reached_costs_no_memory() -> None:
 def test_numbers_that_do_not_divide_are_told_in_one_line() -> None:
     with pytest.raises(UsageError, match=r"^7 episodes an update cannot be shared evenly by 3 environments; take a multiple of 3[^\n]*$"):
         HostCollector(make(clockwork), episodes(7), 3, seed=0, key=jax.random.key(0))
+
+
+# ── what is made once a rollout ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_clocks_and_sums_are_those_of_a_loop_over_steps() -> None:
+    """Random ends and reset rows, over three rollouts that go on from each other."""
+    rng = np.random.default_rng(0)
+    time, so_far = np.array([3, 0, 7], np.int32), np.array([1.5, 0.0, -2.0])
+    for rows in (1, 17, 40):
+        valid, over = rng.random((rows, B)) < 0.8, rng.random((rows, B)) < 0.2
+        ended, rewards = over & valid, np.where(valid, rng.normal(size=(rows, B)), 0)
+        times, next_time = host._clock(valid, ended, time)
+        returns, next_so_far = host._sums(rewards, ended, so_far)
+        time, so_far = time.copy(), so_far.copy()
+        for row in range(rows):
+            so_far += rewards[row]
+            np.testing.assert_array_equal(times[row][valid[row]], time[valid[row]])
+            np.testing.assert_allclose(returns[row], np.where(ended[row], so_far, 0), atol=1e-12)
+            time = np.where(ended[row], 0, time + valid[row])
+            so_far[ended[row]] = 0
+        np.testing.assert_array_equal(next_time, time)
+        np.testing.assert_allclose(next_so_far, so_far, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["compiled", "gymnasium"])
+def test_a_rollout_holds_what_the_policy_said_where_it_is_asked_to(backend: str) -> None:
+    env = make("Pendulum-v1", backend)
+    policy = some_policy(env)
+    for collect, wanted in ((steps(6, distributions=True), True), (steps(6), False)):
+        if backend == "compiled":
+            collector = compiled_collector(env, collect, B)
+            _, rollout, _ = jax.jit(lambda key, c=collector: c.collect(policy, key, c.init(key)))(jax.random.key(0))
+        else:
+            rollout = collected(env, collect)[0][0]
+        assert bool(jax.tree.leaves(rollout.distribution)) == wanted
+        np.testing.assert_allclose(rollout.log_prob, policy(rollout.obs).log_prob(rollout.action), rtol=1e-5)
+        if wanted:
+            for ours, theirs in zip(jax.tree.leaves(rollout.distribution), jax.tree.leaves(policy(rollout.obs)), strict=True):
+                np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_one_rollout_is_not_handed_on_as_what_a_moved_policy_says() -> None:
+    """A second pass over a rollout, and a gradient at other parameters, compute π anew."""
+    env = make("CartPole-v1", "compiled")
+    algorithm = ppo(rollout_length=8, epochs=1, minibatches=1, hidden_sizes=(4,), learning_rate=0.1)
+    agent = algorithm.init(jax.random.key(0), spec_of(env, B))
+    collector = compiled_collector(env, algorithm.collect, B)
+    _, rollout, _ = jax.jit(lambda agent, key: collector.collect(algorithm.policy(agent), key, collector.init(key)))(
+        agent, jax.random.key(1)
+    )
+    assert jax.tree.leaves(rollout.distribution)
+    moved = jax.tree.map(lambda leaf: leaf + 0.3 if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, agent)
+    bare = rollout._replace(distribution=())
+    for make_it in (
+        jax.jit(algorithm.gradient),
+        jax.jit(lambda agent, rollout: reuse(algorithm, 2).update(jax.random.key(2), agent, rollout)),
+    ):
+        for ours, theirs in zip(jax.tree.leaves(make_it(moved, rollout)), jax.tree.leaves(make_it(moved, bare)), strict=True):
+            np.testing.assert_array_equal(ours, theirs)

@@ -69,7 +69,9 @@ def compose(
         return Agent(params, ascent.init(params), state, jnp.zeros((), jnp.int32), jnp.asarray(2**31 - 1, jnp.int32))
 
     def prepare(agent: Agent, rollout: Rollout) -> tuple[Batch, Centred, Importance]:
-        old, _ = agent.params.policy.unroll(rollout.carry, rollout.obs, rollout.time == 0)
+        old = rollout.distribution
+        if not jax.tree.leaves(old):
+            old, _ = agent.params.policy.unroll(rollout.carry, rollout.obs, rollout.time == 0)
         log_ratios = jax.lax.stop_gradient(old.log_prob(rollout.action) - rollout.log_prob)
         importance = weight(jnp.where(rollout.mask > 0, log_ratios, 0), rollout)
         share = importance.weights * rollout.mask / collect.normaliser(rollout)
@@ -84,11 +86,11 @@ def compose(
         return jnp.clip(agent.steps / agent.total, 0.0, 1.0)
 
     def gradient(agent: Agent, rollout: Rollout) -> tuple[Params, dict]:
-        batch, *_ = prepare(agent, rollout)
+        batch, *_ = prepare(agent, unread(rollout))
         return ascent.gradient(agent.params, batch, progress(agent))
 
     def by_column(agent: Agent, rollout: Rollout) -> Params:
-        batch, *_ = prepare(agent, rollout)
+        batch, *_ = prepare(agent, unread(rollout))
         return contributions(ascent.gradient)(agent.params, batch, progress(agent))
 
     def update(key: Key, agent: Agent, rollout: Rollout) -> tuple[Agent, dict]:
@@ -96,7 +98,7 @@ def compose(
         batch, centred, importance = prepare(agent, rollout)
 
         def refresh(params: Params) -> Batch:
-            return prepare(agent._replace(params=params), rollout)[0]
+            return prepare(agent._replace(params=params), unread(rollout))[0]
 
         params, state, info = ascent.step(ascent_key, agent.params, agent.ascent, batch, progress(agent), refresh)
         fitted, fit_info = baseline.fit(baseline_key, agent.baseline, params, rollout, centred)
@@ -120,6 +122,11 @@ def compose(
         return kept, {**metrics, "finite": finite}
 
     return Algorithm(name, settings, collect, init, lambda agent: agent.params.policy, gradient, update, by_column)
+
+
+def unread(rollout: Rollout) -> Rollout:
+    """A rollout for a policy that need not be the one that acted: what it says is computed."""
+    return rollout._replace(distribution=())
 
 
 def all_finite(tree: PyTree) -> Array:

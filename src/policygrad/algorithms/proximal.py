@@ -106,7 +106,7 @@ def ppo(
     algorithm = compose(
         "ppo",
         settings,
-        collect=steps(rollout_length),
+        collect=steps(rollout_length, distributions=True),
         policy=built,
         weight=importance(weight, weight_limit, self_normalize, reuse),
         advantage=partial(advantages.gae, discount=discount, trace=trace),
@@ -216,7 +216,7 @@ def ppo_kl(
     algorithm = compose(
         "ppo_kl",
         settings,
-        collect=steps(rollout_length),
+        collect=steps(rollout_length, distributions=True),
         policy=built,
         weight=importance(weight, weight_limit, self_normalize, reuse),
         advantage=partial(advantages.gae, discount=discount, trace=trace),

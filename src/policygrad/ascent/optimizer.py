@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -27,10 +28,18 @@ Optimizer = str | Callable[..., optax.GradientTransformation] | optax.GradientTr
 
 
 def global_norm(gradient: PyTree) -> Array:
-    """The length of the whole gradient, √Σ g², without overflow: it is taken of g / max|g|."""
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(gradient) if leaf.size]))
-    scale = jnp.where(largest > 0, largest, 1)
-    return scale * optax.tree.norm(jax.tree.map(lambda leaf: leaf / scale, gradient))
+    """The length of the whole gradient, √Σ g². Where squares overflow or vanish it is taken of g / max|g|."""
+    leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(gradient) if leaf.size]
+    squares = functools.reduce(jnp.add, [jnp.sum(leaf * leaf) for leaf in leaves])
+    numbers = jnp.finfo(squares.dtype)
+
+    def scaled() -> Array:
+        largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]))
+        scale = jnp.where(largest > 0, largest, 1)
+        return scale * optax.tree.norm([leaf / scale for leaf in leaves])
+
+    plain = (squares > numbers.tiny / numbers.eps) & (squares < numbers.max)
+    return jax.lax.cond(plain, lambda: jnp.sqrt(squares), scaled)
 
 
 def clip_by_global_norm(gradient: PyTree, norm: Array, limit: float) -> PyTree:

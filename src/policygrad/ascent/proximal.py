@@ -85,7 +85,8 @@ def proximal(
         over the steps taken, weighted by valid steps in the minibatch, as seen before each step; but
 
         - `optimizer_steps`: how many were taken, epochs × K without a stop.
-        - `kl`: the mean of KL(π_old ‖ π) over all valid steps, π the policy after the update.
+        - `kl`: the mean of KL(π_old ‖ π) over the valid steps of the last minibatch in the order, π the policy after the update:
+          a random K-th of the batch, at a K-th of the cost.
 
     Raises:
         UsageError: for counts below 1 or a target_kl that is not above 0; for minibatches that do not divide the batch, a policy with
@@ -130,7 +131,7 @@ def proximal_kl(
 
     Returns:
         An `Ascent` whose state is `Penalised`. Its `gradient` does not depend on β: at π_old the divergence is flat. Info as
-        `proximal`, and `kl_penalty`, the β that this update used.
+        `proximal`, but `kl`, that of the whole batch, and `kl_penalty`, the β that this update used.
 
     Raises:
         UsageError: as `proximal`; for a target_kl or initial_penalty that is not above 0.
@@ -154,6 +155,7 @@ def proximal_kl(
     def step(key: Key, params: Params, state: Any, batch: Batch, progress: Array, refresh: Any = None) -> tuple[Params, PyTree, dict]:
         moments, penalty = state
         params, moments, info = _optimised(inner(penalty), passes, key, params, moments, batch, progress, refresh)
+        info["kl"] = mean_kl(batch.old, params.policy, batch)
         return params, Penalised(moments, adapted(penalty, info["kl"], as_schedule(target_kl)(progress))), info | {"kl_penalty": penalty}
 
     return Ascent(init, gradient_of(loss(initial_penalty)), step)
@@ -222,7 +224,8 @@ def _optimised(
         lambda loop: proceeds(loop, epochs), epoch_of, (zero, params, state, jnp.ones((), bool), totals)
     )
     info = jax.tree.map(lambda total: total / jnp.maximum(valid, 1), sums)
-    return params, state, info | {"optimizer_steps": steps, "kl": mean_kl(batch.old, params.policy, batch)}
+    last = flat if parts == 1 else taken(flat, order[-1, -1], parts_of(order.shape[-1]))
+    return params, state, info | {"optimizer_steps": steps, "kl": mean_kl(last.old, params.policy, last)}
 
 
 def _estimates(batch: Batch) -> tuple[Array, Array, PyTree]:

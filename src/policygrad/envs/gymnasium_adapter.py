@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from policygrad.envs.in_turn import InTurn
 from policygrad.errors import EnvError, SpaceError, UnknownNameError, UsageError
 from policygrad.spaces import Box, Discrete, Space, from_gymnasium
 
@@ -97,14 +98,15 @@ class VectorAdapter:
         self._has_workers = hasattr(vector, "processes")
         # An environment of vectorised arithmetic takes one seed for all of its rows.
         self._takes_list = hasattr(getattr(vector, "unwrapped", vector), "env_fns")
+        self._fresh = isinstance(vector, InTurn)
         self._resetting = np.zeros(self.num_envs, bool)
         self._obs_dtype = np.int32 if isinstance(env.observation_space, Discrete) else np.float32
         self._obs_start = env.observation_space.start if isinstance(env.observation_space, Discrete) else 0
         self._action_start = env.action_space.start if isinstance(env.action_space, Discrete) else 0
         self._action_dtype = vector.single_action_space.dtype
-        # Rounded to another dtype, an action clipped in float32 can lie just outside: Box(-0.1, 0.1, float64).
-        wider = isinstance(env.action_space, Box) and self._action_dtype != np.float32
-        self._bounds = (vector.single_action_space.low, vector.single_action_space.high) if wider else None
+        box = isinstance(env.action_space, Box)
+        self._bounds = (vector.single_action_space.low, vector.single_action_space.high) if box else None
+        self._all = np.ones(self.num_envs, bool)
         self._clock = 0
 
     def reset(self) -> np.ndarray:
@@ -131,12 +133,13 @@ class VectorAdapter:
         """Steps every environment.
 
         Args:
-            action: [B, …], within the action space; discrete ones count from 0.
+            action: [B, …] as sampled: those of a box are clipped into it; discrete ones count from 0.
         """
         self._clock += 1
         action = action.astype(self._action_dtype)  # always a copy: an environment may write into what it gets
         if self._bounds is not None:
-            action = np.clip(action, *self._bounds)
+            # Rounded to another dtype first: Box(-0.1, 0.1, float64) does not hold 0.1 in float32.
+            action = np.minimum(np.maximum(action, self._bounds[0]), self._bounds[1])
         if self._action_start:
             action = action + self._action_start
         try:
@@ -146,8 +149,9 @@ class VectorAdapter:
             next_obs = obs
             terminated, truncated = np.asarray(terminated, bool), np.asarray(truncated, bool)
             ended = terminated | truncated
-            valid = ~self._resetting
+            valid = self._all
             if self.mode is self._modes.NEXT_STEP:
+                valid = ~self._resetting
                 if self._resetting.any():
                     next_obs = obs.copy()
                     next_obs[self._resetting] = 0
@@ -185,6 +189,8 @@ class VectorAdapter:
         return warnings.catch_warnings(action="ignore") if self._has_workers else _NOTHING
 
     def _observation(self, obs: Any, *batch: int) -> np.ndarray:
+        if self._fresh and batch:
+            return obs
         obs = np.asarray(obs)
         if obs.shape != (*batch, *self.env.observation_space.shape):
             raise ValueError(f"got an observation of shape {obs.shape}, not {(*batch, *self.env.observation_space.shape)}")
@@ -484,16 +490,9 @@ def _vector_of(single: Callable[[], Any], num_envs: int, vectorization: str, aut
     if vectorization == "async":
         # Never fork: a forked child of a process that runs JAX can hang.
         return AsyncVectorEnv([one] * num_envs, autoreset_mode=mode, context="spawn")
-
-    class WithoutInfo(SyncVectorEnv):
-        """Gathers of all infos the last observation alone: the rest took a tenth of a step of MuJoCo's, and nobody reads it."""
-
-        def _add_info(self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int) -> dict[str, Any]:
-            if "final_obs" in env_info:
-                vector_infos.setdefault("final_obs", [None] * self.num_envs)[env_num] = env_info["final_obs"]
-            return vector_infos
-
-    return WithoutInfo([one] * num_envs, autoreset_mode=mode, copy=False)
+    if mode is AutoresetMode.SAME_STEP:
+        return InTurn([single] * num_envs)
+    return SyncVectorEnv([single] * num_envs, autoreset_mode=mode, copy=False)
 
 
 def _keeping_last(env: Any) -> Any:

@@ -14,7 +14,7 @@ from policygrad.types import Array, Batch, Params
 
 PART = 512
 """Steps in a part of whole episodes: few enough to leave out most of the padding, enough to keep a core busy."""
-LARGE_PART = 8192
+LARGE_PART = 16384
 """Steps in a part of a minibatch on a CPU: what a network makes of more outgrows the cache."""
 ACCELERATED_PART = 2**18
 """The same elsewhere, where only memory bounds it."""

@@ -45,8 +45,8 @@ class Critic(eqx.Module):
         return self.head(self.features(obs))
 
     def __call__(self, policy: Any, rollout: Rollout, carry: PyTree) -> tuple[Array, Array]:
-        """(V(o_t), V(o_{t+1})), each [T, B]: one pass over both, because few large arrays beat many small ones."""
-        return _here_and_next(self.value, rollout)
+        """(V(o_t), V(o_{t+1})), each [T, B]; the second after a terminal step may be anything."""
+        return _here_and_next(self.value, rollout, _size(self))
 
     def beside(self, policy: Any, rollout: Rollout, carry: PyTree) -> tuple[Distribution, Array]:
         """(π(·|o_t), V(o_t)), each over [T, B]."""
@@ -68,8 +68,8 @@ class SharedCritic(eqx.Module):
     head: Any
 
     def __call__(self, policy: Any, rollout: Rollout, carry: PyTree) -> tuple[Array, Array]:
-        """(V(o_t), V(o_{t+1})), each [T, B]."""
-        return _here_and_next(lambda obs: self.head(policy.features(obs)), rollout)
+        """(V(o_t), V(o_{t+1})), each [T, B]; the second after a terminal step may be anything."""
+        return _here_and_next(lambda obs: self.head(policy.features(obs)), rollout, _size((policy, self)))
 
     def beside(self, policy: Any, rollout: Rollout, carry: PyTree) -> tuple[Distribution, Array]:
         """(π(·|o_t), V(o_t)), each over [T, B]. Written with two forward passes, it would be differentiated twice as well."""
@@ -80,9 +80,42 @@ class SharedCritic(eqx.Module):
 CriticBuilder = Callable[..., Critic | SharedCritic]
 
 
-def _here_and_next(value: Callable[[Array], Array], rollout: Rollout) -> tuple[Array, Array]:
-    both = value(jnp.concatenate([rollout.obs, rollout.next_obs]))
-    return both[: len(rollout.obs)], both[len(rollout.obs) :]
+FEW_ENDS = 16
+"""V of next observations is made for one step in so many by itself; where more of them differ from the row that follows, for all."""
+LARGE = 2**12, 2**8
+"""Steps of a rollout and parameters of a critic from which it pays to look which next observations were seen already."""
+
+
+def _here_and_next(value: Callable[[Array], Array], rollout: Rollout, size: int) -> tuple[Array, Array]:
+    """(V(o_t), V(o_{t+1})), each [T, B].
+
+    The next observation of most steps is the next row's observation, whose value is known. It is made for the others alone: those of
+    the last row, and of steps that were cut (what follows a terminal step is worth 0, whatever V says).
+
+    Args:
+        size: parameters of the critic.
+    """
+    obs, following, mask = rollout.obs, rollout.next_obs, rollout.mask
+    rows, columns = mask.shape
+    most = rows * columns // FEW_ENDS
+    if rows * columns < LARGE[0] or size < LARGE[1] or most < columns:
+        both = value(jnp.concatenate([obs, following]))
+        return both[:rows], both[rows:]
+    values = value(obs)
+    same = jnp.all((following[:-1] == obs[1:]).reshape(rows - 1, columns, -1), axis=-1)
+    unseen = jnp.concatenate([~same & ~rollout.terminated[:-1] & (mask[:-1] > 0), jnp.ones((1, columns), bool)]).ravel()
+    flat = following.reshape(rows * columns, *following.shape[2:])
+
+    def few() -> Array:
+        at = jnp.nonzero(unseen, size=most, fill_value=rows * columns)[0]
+        seen = jnp.concatenate([values[1:], values[-1:]]).ravel()
+        return seen.at[at].set(value(flat.at[at].get(mode="clip")), mode="drop")
+
+    return values, jax.lax.cond(jnp.sum(unseen) <= most, few, lambda: value(flat)).reshape(rows, columns)
+
+
+def _size(tree: PyTree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 class TableValue(eqx.Module):

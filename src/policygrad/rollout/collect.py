@@ -20,6 +20,7 @@ class Collect:
     kind: Literal["steps", "episodes"]
     count: int | None  # T of steps(T); N of episodes(N), None for one per environment
     num_envs: int  # environments to run where the user does not say
+    distributions: bool = False  # whether a rollout holds π(·|o_t), for updates that would compute it again
 
     def episodes_per_update(self, num_envs: int) -> int:
         """N, checked against the number of environments that run them.
@@ -41,13 +42,17 @@ class Collect:
         return columns if self.kind == "episodes" else rows * columns
 
 
-def steps(count: int, *, num_envs: int = 8) -> Collect:
+def steps(count: int, *, num_envs: int = 8, distributions: bool = False) -> Collect:
     """A rollout of `count` steps from every environment, going on where the last one ended: [T, B].
 
     Estimates divide by T·B.
+
+    Args:
+        distributions: write down π(·|o_t) too, `Rollout.distribution`, which saves an update that compares with the old policy
+            a pass over the rollout.
     """
     _positive(count, "steps in a rollout")
-    return Collect("steps", int(count), num_envs)
+    return Collect("steps", int(count), num_envs, distributions)
 
 
 def episodes(count: int | None = None, *, num_envs: int | None = None) -> Collect:

@@ -66,6 +66,7 @@ def compiled_collector(env: Env, collect: Collect, num_envs: int, *, sample: boo
             "next_obs": made.obs,
             "time": state.time,
             "extras": made.extras,
+            "distribution": distribution if collect.distributions else (),
         }
         return after, row
 

@@ -7,6 +7,7 @@ spends a row on every reset, and the steps of an environment must not depend on 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +18,11 @@ import numpy as np
 from policygrad.envs.gymnasium_adapter import GymnasiumEnv, HostStep, check_values
 from policygrad.errors import EnvError
 from policygrad.policies.distributions import drawn_noise, sampled
-from policygrad.rollout.collect import Collect, EpisodeLog, to_environment
-from policygrad.spaces import Space
+from policygrad.rollout.collect import Collect, EpisodeLog
 from policygrad.types import Array, Key, Rollout
 
-Choose = Callable[[np.ndarray], tuple[Array, Array, Array]]
-"""obs -> (action, its log-probability, what the environment gets)."""
+Choose = Callable[[np.ndarray], np.ndarray]
+"""obs -> action."""
 
 SINGLE_PADDING = 1024
 """Time limits up to this pad to the limit, so that the update compiles once; longer ones pad to powers of two."""
@@ -31,39 +31,75 @@ NOISE_ROWS = 128
 """Steps whose noise is drawn together."""
 
 
+class _Actor:
+    """A policy as its calls take it, once a rollout.
+
+    Attributes:
+        arrays: its leaves, those of one dtype in one vector: handing over each of them for every step costs as much as the network does.
+        recipe: how they become the policy again; static.
+    """
+
+    def __init__(self, policy: Any):
+        leaves, structure = jax.tree.flatten(policy)
+        self.recipe = structure, tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        self.arrays = tuple(_vectors(tuple(leaves)))
+
+
+@jax.jit
+def _vectors(leaves: tuple[Array, ...]) -> list[Array]:
+    groups = _by_dtype([jnp.result_type(leaf) for leaf in leaves])
+    return [jnp.concatenate([jnp.ravel(leaves[i]) for i in group]) for group in groups]
+
+
+def _by_dtype(dtypes: list[Any]) -> list[list[int]]:
+    groups: dict[Any, list[int]] = {}
+    for i, dtype in enumerate(dtypes):
+        groups.setdefault(dtype, []).append(i)
+    return list(groups.values())
+
+
+def _policy_of(recipe: Any, arrays: tuple[Array, ...]) -> Any:
+    structure, shapes = recipe
+    leaves: dict[int, Array] = {}
+    for vector, group in zip(arrays, _by_dtype([dtype for _, dtype in shapes]), strict=True):
+        at = 0
+        for i in group:
+            shape = shapes[i][0]
+            leaves[i] = vector[at : at + math.prod(shape)].reshape(shape)
+            at += math.prod(shape)
+    return jax.tree.unflatten(structure, [leaves[i] for i in range(len(shapes))])
+
+
 @functools.lru_cache(maxsize=64)
-def host_act(action_space: Space, structure: Any, sample: bool = True) -> Callable[..., tuple[Array, Array, Array]]:
-    """The jitted call of every vector step.
+def host_act(recipe: Any, sample: bool = True) -> Callable[..., Array]:
+    """The jitted call of every vector step. It returns actions alone: each further array to fetch costs a fifth of the call.
 
     Args:
-        action_space: actions are clipped into it on the way to the environment.
-        structure: the policy's tree structure. The call takes its leaves: flattening a Module anew for every step would
-            cost as much as the network does.
+        recipe: an `_Actor`'s.
         sample: False takes the distribution's mode.
 
     Returns:
-        (leaves, noise [B, …], obs [B, …]) -> (action, its log-probability, what the environment gets).
+        (arrays, noise [B, …], obs [B, …]) -> actions [B, …].
     """
 
-    def act(leaves: tuple[Array, ...], noise: Array, obs: Array) -> tuple[Array, Array, Array]:
-        distribution = jax.tree.unflatten(structure, leaves)(obs)
-        action = jax.vmap(sampled)(distribution, noise) if sample else distribution.mode()
-        return action, distribution.log_prob(action), to_environment(action_space, action)
+    def act(arrays: tuple[Array, ...], noise: Array, obs: Array) -> Array:
+        distribution = _policy_of(recipe, arrays)(obs)
+        return jax.vmap(sampled)(distribution, noise) if sample else distribution.mode()
 
     return jax.jit(act)
 
 
 @functools.lru_cache(maxsize=64)
-def host_noise(structure: Any) -> Callable[..., Array]:
+def host_noise(recipe: Any) -> Callable[..., Array]:
     """The jitted call of every `NOISE_ROWS` steps.
 
     Returns:
-        (leaves, keys [B], counts [B] int32, obs [B, …]) -> the noise of each environment's next steps from its count on,
+        (arrays, keys [B], counts [B] int32, obs [B, …]) -> the noise of each environment's next steps from its count on,
         [NOISE_ROWS, B, …]. Of the policy and the observations only the shapes count.
     """
 
-    def draw(leaves: tuple[Array, ...], keys: Key, counts: Array, obs: Array) -> Array:
-        distribution = jax.tree.unflatten(structure, leaves)(obs)
+    def draw(arrays: tuple[Array, ...], keys: Key, counts: Array, obs: Array) -> Array:
+        distribution = _policy_of(recipe, arrays)(obs)
 
         def row(ahead: Array) -> Array:
             return jax.vmap(drawn_noise)(distribution, jax.vmap(jax.random.fold_in)(keys, counts + ahead))
@@ -82,24 +118,32 @@ class _Noise:
         self._from = np.zeros(num_envs, np.int32)
         self._drawn: np.ndarray | None = None
 
-    def of(self, counts: np.ndarray, leaves: tuple[Array, ...], structure: Any, obs: np.ndarray) -> np.ndarray:
+    def of(self, counts: np.ndarray, actor: _Actor, obs: np.ndarray) -> np.ndarray:
         """[B, …], of the steps that environments make after `counts` [B] others."""
         ahead = counts - self._from
         if self._drawn is None or ahead.max() >= NOISE_ROWS:
-            self._drawn = np.asarray(host_noise(structure)(leaves, self._keys, counts, obs))
-            self._from, ahead = counts, np.zeros_like(counts)
+            self._drawn = np.asarray(host_noise(actor.recipe)(actor.arrays, self._keys, counts, obs))
+            self._from, ahead = counts.copy(), np.zeros_like(counts)
         return self._drawn[ahead, self._columns]
 
 
-def warm_up(action_space: Space, structure: Any, leaves: tuple[Array, ...], key: Key, obs: np.ndarray) -> None:
+@functools.partial(jax.jit, static_argnames="distributions")
+def with_log_prob(policy: Any, rollout: Rollout, distributions: bool = False) -> Rollout:
+    """The rollout with log π(a_t|o_t) of the policy that acted, for all steps at once, 0 where the mask is 0; and with π(·|o_t)."""
+    distribution = policy(rollout.obs)
+    log_prob = jnp.where(rollout.mask > 0, distribution.log_prob(rollout.action), 0)
+    return rollout._replace(log_prob=log_prob, distribution=distribution if distributions else ())
+
+
+def warm_up(policy: Any, key: Key, obs: np.ndarray) -> None:
     """Compiles what sampling calls in every step, so that it is told apart from the run.
 
     Args:
         obs: [B, …], any values.
     """
-    num_envs = len(obs)
-    noise = _Noise(key, num_envs).of(np.zeros(num_envs, np.int32), leaves, structure, obs)
-    jax.block_until_ready(host_act(action_space, structure)(leaves, noise, obs))
+    num_envs, actor = len(obs), _Actor(policy)
+    noise = _Noise(key, num_envs).of(np.zeros(num_envs, np.int32), actor, obs)
+    jax.block_until_ready(host_act(actor.recipe)(actor.arrays, noise, obs))
 
 
 class HostCollector:
@@ -123,31 +167,40 @@ class HostCollector:
         self._noise = _Noise(key, num_envs)
         self._counts = np.zeros(num_envs, np.int32)  # steps that each environment has made: drives its actions' keys
         self._obs: np.ndarray | None = None
-        self._time = np.zeros(num_envs, np.int32)
-        self._so_far = np.zeros(num_envs, np.float64)
+        self._time = np.zeros(num_envs, np.int32)  # of the next step, since the reset
+        self._so_far = np.zeros(num_envs, np.float64)  # rewards since the reset
         self._steps = 0  # of all environments, for messages
 
     def close(self) -> None:
         """Closes the environments that were made here."""
         self.vector.close()
 
-    def collect(self, policy: Any) -> tuple[Rollout, EpisodeLog]:
-        """One rollout of the acting policy: NumPy arrays in the same record that the compiled collector makes.
+    def collect(self, policy: Any, *, log_prob: bool = True) -> tuple[Rollout, EpisodeLog]:
+        """One rollout of the acting policy: the same record that the compiled collector makes, of NumPy arrays.
+
+        Args:
+            log_prob: False leaves that field empty, for a caller who computes it with what else he does (`with_log_prob`), or who
+                does not read it.
 
         Raises:
             EnvError: naming the environment and its step.
         """
-        leaves, structure = jax.tree.flatten(policy)
-        act, leaves = host_act(self.env.action_space, structure, self._sample), tuple(leaves)
+        actor = _Actor(policy)
+        act, arrays = host_act(actor.recipe, self._sample), actor.arrays
 
-        def choose(obs: np.ndarray) -> tuple[Array, Array, Array]:
-            return act(leaves, self._noise.of(self._counts, leaves, structure, obs) if self._sample else self._counts, obs)
+        def choose(obs: np.ndarray) -> np.ndarray:
+            return np.asarray(act(arrays, self._noise.of(self._counts, actor, obs) if self._sample else self._counts, obs))
 
         if self.collect_kind.kind == "steps":
             record, log = self._collect_steps(choose)
-            return _rollout(record), log
-        record, log = self._collect_episodes(choose)
-        return _rollout(_one_episode_a_column(record, self._quota, self._padded)), log
+        else:
+            record, log = self._collect_episodes(choose)
+            record = _one_episode_a_column(record, self._quota, self._padded)
+        rollout = _rollout(record)
+        if log_prob:
+            made = with_log_prob(policy, rollout, self.collect_kind.distributions)
+            rollout = rollout._replace(**jax.tree.map(np.asarray, {name: getattr(made, name) for name in ("log_prob", "distribution")}))
+        return rollout, log
 
     def _collect_steps(self, choose: Choose) -> tuple[dict[str, np.ndarray], EpisodeLog]:
         if self._obs is None:
@@ -164,43 +217,28 @@ class HostCollector:
         left = np.full(self.num_envs, self._quota)
         buffers = _Buffers(min(self.env.time_limit or 256, SINGLE_PADDING))  # they double where that is too few
         while left.any():
-            left -= self._step(choose, buffers, left > 0)
+            made = self._step(choose, buffers, left > 0)
+            left -= (made.terminated | made.truncated) & made.valid
         return self._finish(buffers)
 
-    def _step(self, choose: Choose, buffers: _Buffers, wanted: np.ndarray | None) -> np.ndarray:
-        """One vector step into the next row; returns which wanted episodes ended."""
+    def _step(self, choose: Choose, buffers: _Buffers, wanted: np.ndarray | None) -> HostStep:
+        """One vector step into the next row. Clocks and sums wait for the end: a row of its own for each would cost as much again."""
         obs = self._obs
         assert obs is not None
-        action, log_prob, to_step = choose(obs)
+        action = choose(obs)
         try:
-            made: HostStep = self.vector.step(np.asarray(to_step))
+            made = self.vector.step(action)
         except EnvError:
             self._check(buffers.filled())  # a NaN that the policy was fed is the better explanation
             raise
         if buffers.full:
             self._check(buffers.filled())  # an environment that returns NaN may never end an episode
-        valid = made.valid if wanted is None else made.valid & wanted
-        ended = (made.terminated | made.truncated) & valid
-        self._so_far += np.where(valid, made.reward, 0)
-        # The log's return and length of a row are those of the episode so far, read where it ended.
-        buffers.append(
-            obs=obs,
-            action=np.asarray(action),
-            log_prob=np.asarray(log_prob),
-            reward=made.reward,
-            terminated=made.terminated,
-            truncated=made.truncated,
-            next_obs=made.next_obs,
-            time=self._time,
-            valid=valid,
-            ended=ended,
-            so_far=self._so_far,
-        )
-        self._time = np.where(ended, 0, self._time + valid).astype(np.int32)
-        self._counts = self._counts + valid
-        self._so_far[ended] = 0
+        if wanted is not None:
+            made = made._replace(valid=made.valid & wanted)
+        buffers.append((obs, action, made.reward, made.terminated, made.truncated, made.next_obs, made.valid))
+        self._counts += made.valid
         self._obs = made.obs
-        return ended
+        return made
 
     def _finish(self, buffers: _Buffers) -> tuple[dict[str, np.ndarray], EpisodeLog]:
         record = buffers.filled()
@@ -208,10 +246,13 @@ class HostCollector:
         valid = record["valid"]
         counted = np.cumsum(valid.sum(axis=1), dtype=np.int32)
         self._steps += int(counted[-1])
-        log = EpisodeLog(record.pop("ended"), record.pop("so_far"), record["time"] + 1, counted)
-        for name in ("obs", "action", "log_prob", "reward", "terminated", "truncated", "next_obs", "time"):
-            if not valid.all():
-                record[name][~valid] = 0
+        ended = (record["terminated"] | record["truncated"]) & valid
+        record["time"], self._time = _clock(valid, ended, self._time)
+        returns, self._so_far = _sums(np.where(valid, record["reward"], 0).astype(np.float64), ended, self._so_far)
+        log = EpisodeLog(ended, returns, record["time"] + 1, counted)
+        if not valid.all():
+            for array in record.values():
+                array[~valid] = 0
         return record, log
 
     def _check(self, record: dict[str, np.ndarray]) -> None:
@@ -219,21 +260,22 @@ class HostCollector:
         if not len(record):
             return
         valid = record["valid"]
+        time, _ = _clock(valid, (record["terminated"] | record["truncated"]) & valid, self._time)
         fix = "correct the environment (or its space)"
         for name in ("obs", "next_obs"):
             wrong = check_values(self.env.observation_space, record[name], valid)
             if wrong:
                 row, index, what = wrong
-                time = int(record["time"][row, index]) + (name == "next_obs")
+                step = int(time[row, index]) + (name == "next_obs")
                 raise EnvError(
-                    f"environment {self.env.name}, copy {index}, step {time} of its episode"
+                    f"environment {self.env.name}, copy {index}, step {step} of its episode"
                     f" (about {self._steps + int(valid[:row].sum()):,} steps into the run): {what}; {fix}"
                 )
         bad = ~np.isfinite(record["reward"]) & valid
         if bad.any():
             row, index = (int(i) for i in np.argwhere(bad)[0])
             raise EnvError(
-                f"environment {self.env.name}, copy {index}, step {int(record['time'][row, index]) + 1} of its episode"
+                f"environment {self.env.name}, copy {index}, step {int(time[row, index]) + 1} of its episode"
                 f" (about {self._steps + int(valid[:row].sum()):,} steps into the run): the reward is"
                 f" {record['reward'][row, index]}, not a finite number; {fix}"
             )
@@ -249,22 +291,26 @@ class HostCollector:
         return padded if limit is None else max(min(padded, limit), longest)
 
 
+FIELDS = "obs", "action", "reward", "terminated", "truncated", "next_obs", "valid"
+"""What is written down of every vector step."""
+
+
 class _Buffers:
-    """Rows of equal shape, in arrays that double when they are full. Freshly allocated: JAX may read them in place."""
+    """Rows of `FIELDS`, in arrays that double when they are full. Freshly allocated: JAX may read them in place."""
 
     def __init__(self, rows: int):
         self._rows, self._used = rows, 0
-        self._arrays: dict[str, np.ndarray] = {}
+        self._arrays: list[np.ndarray] = []
 
-    def append(self, **row: np.ndarray) -> None:
+    def append(self, row: tuple[np.ndarray, ...]) -> None:
         if not self._arrays:
-            self._arrays = {name: np.empty((self._rows, *value.shape), value.dtype) for name, value in row.items()}
+            self._arrays = [np.empty((self._rows, *value.shape), value.dtype) for value in row]
         if self._used == self._rows:
-            self._arrays = {name: np.concatenate([array, np.empty_like(array)]) for name, array in self._arrays.items()}
+            self._arrays = [np.concatenate([array, np.empty_like(array)]) for array in self._arrays]
             self._rows *= 2
-        arrays, used = self._arrays, self._used
-        for name, value in row.items():
-            arrays[name][used] = value
+        used = self._used
+        for array, value in zip(self._arrays, row, strict=True):
+            array[used] = value
         self._used += 1
 
     @property
@@ -272,7 +318,45 @@ class _Buffers:
         return self._used == self._rows
 
     def filled(self) -> dict[str, np.ndarray]:
-        return {name: array[: self._used] for name, array in self._arrays.items()}
+        return {name: array[: self._used] for name, array in zip(FIELDS, self._arrays, strict=True)} if self._used else {}
+
+
+def _clock(valid: np.ndarray, ended: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Steps since the reset, of every row and of the one that follows.
+
+    Args:
+        valid, ended: [T, B] bool.
+        start: [B], of the first row.
+
+    Returns:
+        ([T, B] int32, [B] int32).
+    """
+    counted = start + np.cumsum(valid, axis=0, dtype=np.int32)  # with the row's own step
+    reset = np.zeros((len(valid) + 1, valid.shape[1]), np.int32)  # what had been counted at the last end before the row
+    np.maximum.accumulate(np.where(ended, counted, 0), axis=0, out=reset[1:])
+    return counted - valid - reset[:-1], counted[-1] - reset[-1]
+
+
+def _sums(rewards: np.ndarray, ended: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of rewards over episodes.
+
+    Args:
+        rewards: [T, B]; ended: [T, B] bool.
+        start: [B], what the episodes under way had before the first row.
+
+    Returns:
+        ([T, B], right where an episode ended and 0 elsewhere; [B], of the episodes under way after the last row).
+    """
+    rows, columns = rewards.shape
+    # Environments one after the other, each followed by a row that ends nothing: what is left after its last end.
+    flat = np.concatenate([rewards, np.zeros((1, columns))]).T.ravel()
+    flat[:: rows + 1] += start
+    over = np.concatenate([ended, np.ones((1, columns), bool)]).T.ravel()
+    last = np.flatnonzero(over)
+    sums = np.zeros(flat.size)
+    sums[last] = np.add.reduceat(flat, np.concatenate([[0], last[:-1] + 1]))
+    sums = sums.reshape(columns, rows + 1).T
+    return sums[:-1], sums[-1]
 
 
 def _one_episode_a_column(record: dict[str, np.ndarray], quota: int, padded: Callable[[int], int]) -> dict[str, np.ndarray]:
@@ -297,7 +381,7 @@ def _rollout(record: dict[str, np.ndarray]) -> Rollout:
     return Rollout(
         record["obs"],
         record["action"],
-        record["log_prob"],
+        (),
         record["reward"],
         record["terminated"],
         record["truncated"],

@@ -23,7 +23,7 @@ from policygrad.envs.base import Env
 from policygrad.envs.gymnasium_adapter import GymnasiumEnv
 from policygrad.errors import DivergedError, EnvError, RunError, UsageError
 from policygrad.rollout import EpisodeLog, HostCollector, compiled_collector
-from policygrad.rollout.host import warm_up
+from policygrad.rollout.host import warm_up, with_log_prob
 from policygrad.spaces import Discrete
 from policygrad.types import Agent, Algorithm, Array, Key, PyTree, Rollout, Spec
 
@@ -33,6 +33,8 @@ UserMetrics = Callable[[Agent, Rollout], dict[str, Array]]
 RESERVED = {"seed", "iteration", "steps", "return", "length", "steps_per_second", "evaluation_return"}
 """Names of a record's own columns."""
 
+ALL_THREADS: dict[str, str | bool] = {}
+"""XLA's options for programs that run alone."""
 ONE_THREAD: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
 """XLA's options for programs that run beside others: threads that waited for each other's parts of a product could wait for ever."""
 
@@ -201,7 +203,7 @@ class CompiledRunner(_Runner):
     ):
         super().__init__(env, algorithm, num_envs, num_steps, user_metrics)
         self._collector = compiled_collector(env, algorithm.collect, num_envs)
-        self._options = {} if alone else ONE_THREAD
+        self._options = ALL_THREADS if alone else ONE_THREAD
         self._program: Any = None
         self._names: list[str] = []  # of the metrics
         self._capacity = 1  # updates in one call of the program
@@ -375,7 +377,7 @@ class HostRunner(_Runner):
         stop, failure = False, None
         for _ in range(updates):
             try:
-                rollout, log = collector.collect(self.algorithm.policy(agent))
+                rollout, log = collector.collect(self.algorithm.policy(agent), log_prob=False)
             except RunError as error:
                 if not chunks:
                     raise
@@ -413,13 +415,13 @@ class HostRunner(_Runner):
         """Compiles the call of the policy, so that its compilation is told apart from the run."""
         space = self.spec.observation_space
         obs = np.zeros((self.num_envs, *space.shape), np.int32 if isinstance(space, Discrete) else np.float32)
-        leaves, structure = jax.tree.flatten(self.algorithm.policy(state.agent))
-        warm_up(self.env.action_space, structure, tuple(leaves), state.key, obs)
+        warm_up(self.algorithm.policy(state.agent), state.key, obs)
         self._warm = True
 
     def _compile(self, key: Key, iteration: Any, agent: Agent, rollout: Rollout) -> Any:
         def program(key: Key, iteration: Array, agent: Agent, rollout: Rollout) -> tuple[Agent, Array]:
             _, update_key = _keys_of(key, iteration)
+            rollout = with_log_prob(self.algorithm.policy(agent), rollout, self.algorithm.collect.distributions)
             agent, metrics = self._update(update_key, agent, rollout)
             self._names = sorted(metrics)
             return agent, jnp.stack([metrics[name] for name in self._names])
