@@ -10,8 +10,8 @@ PPO with 64 compiled environments and the peers' settings. One process each keep
     guards           NaN and infinity in parameters, optimiser and rollout are not looked for
     diagnostics      means and variances in the record, the divergence included, are not computed
 
-and all run the same number of updates in turns. The cost is time with it over time without, less one; the interval is Student's, of the
-mean over pairs.
+and all run the same number of updates. A pair is eight short runs of each, in turns: what else a shared machine does then falls on both.
+The cost is time with it over time without, less one; the interval is Student's, of the mean over pairs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import time
 from typing import Any
 
 WITHOUT = ("bootstrapping", "guards", "diagnostics")
-ENVS, UPDATES = 64, 24
+ENVS, UPDATES, TURNS = 64, 8, 8
 STUDENT = {5: 2.776, 10: 2.262, 20: 2.093}
 """97.5 % quantiles of Student's distribution, by number of pairs."""
 
@@ -103,8 +103,10 @@ def measured(pairs: int) -> list[dict[str, Any]]:
     for name in WITHOUT:
         costs = []
         for pair in range(pairs + 1):
-            turns = ("nothing", name) if pair % 2 else (name, "nothing")
-            seconds = {turn: run(turn) for turn in turns}
+            seconds = dict.fromkeys(("nothing", name), 0.0)
+            for turn in range(TURNS):
+                for which in ("nothing", name) if turn % 2 else (name, "nothing"):
+                    seconds[which] += run(which)
             if pair:  # the first only warms up
                 costs.append(seconds["nothing"] / seconds[name] - 1)
         half = STUDENT.get(pairs, 2.1) * statistics.stdev(costs) / math.sqrt(pairs)

@@ -191,6 +191,8 @@ def _optimised(
         if passes.normalize == "minibatch":
             part = part._replace(advantages=standardised(part.advantages, part.rollout.mask))
         params, state, info = inner.step(key, params, state, part, progress)
+        if limit is None:
+            info.pop("kl", None)  # measured once, after the last step
         return params, state, info, jnp.sum(part.rollout.mask)
 
     def minibatch(data: Batch, epoch: Array, loop: Any) -> Any:

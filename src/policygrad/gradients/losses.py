@@ -147,9 +147,12 @@ def _loss(
             steps["value_loss"] = (values - batch.targets) ** 2
             clip = None if value_clip is None else at(value_clip, progress)
             descent = descent + value_weight * _clipped_error(values, batch, clip)
-        # One mean of all of them: a CPU pays for every operation.
-        means = jax.vmap(masked_mean, (0, None))(jnp.stack(list(steps.values())), batch.rollout.mask)
-        return jnp.sum(batch.weights * descent), dict(zip(steps, means, strict=True))
+        # One mean of all that everybody reads, as a CPU pays for every operation; the divergence apart, which is left out of a program
+        # that reads it elsewhere.
+        kl = {name: masked_mean(x, batch.rollout.mask) for name, x in steps.items() if name == "kl"}
+        others = {name: x for name, x in steps.items() if name != "kl"}
+        means = jax.vmap(masked_mean, (0, None))(jnp.stack(list(others.values())), batch.rollout.mask)
+        return jnp.sum(batch.weights * descent), kl | dict(zip(others, means, strict=True))
 
     return loss
 
