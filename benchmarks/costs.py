@@ -26,10 +26,10 @@ import sys
 import time
 from typing import Any
 
+from scipy import stats
+
 WITHOUT = ("bootstrapping", "guards", "diagnostics")
 ENVS, UPDATES, TURNS = 64, 8, 8
-STUDENT = {5: 2.776, 10: 2.262, 20: 2.093}
-"""97.5 % quantiles of Student's distribution, by number of pairs."""
 
 
 def leave_out(what: str) -> None:
@@ -82,6 +82,15 @@ def worker(what: str) -> None:
         print(time.perf_counter() - begin, flush=True)
 
 
+def answer(process: subprocess.Popen[str], question: str = "") -> str:
+    """The next line that a worker prints, to a line if one is given."""
+    if process.stdin is None or process.stdout is None:
+        raise SystemExit("costs: a worker without pipes")
+    if question:
+        print(question, file=process.stdin, flush=True)
+    return process.stdout.readline().strip()
+
+
 def measured(pairs: int) -> list[dict[str, Any]]:
     """One row for each of `WITHOUT`."""
     names = ("nothing", *WITHOUT)
@@ -89,15 +98,11 @@ def measured(pairs: int) -> list[dict[str, Any]]:
     for name in names:
         command = [sys.executable, __file__, "--worker", name]
         workers[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert workers[name].stdout.readline()  # type: ignore[union-attr]
+        if answer(workers[name]) != "ready":
+            raise SystemExit(f"costs: the process without {name} ended before it was ready")
 
     def run(name: str) -> float:
-        process = workers[name]
-        assert process.stdin
-        assert process.stdout
-        process.stdin.write("\n")
-        process.stdin.flush()
-        return float(process.stdout.readline())
+        return float(answer(workers[name], "go"))
 
     rows = []
     for name in WITHOUT:
@@ -109,7 +114,7 @@ def measured(pairs: int) -> list[dict[str, Any]]:
                     seconds[which] += run(which)
             if pair:  # the first only warms up
                 costs.append(seconds["nothing"] / seconds[name] - 1)
-        half = STUDENT.get(pairs, 2.1) * statistics.stdev(costs) / math.sqrt(pairs)
+        half = stats.t.ppf(0.975, pairs - 1) * statistics.stdev(costs) / math.sqrt(pairs)
         mean = statistics.mean(costs)
         rows.append(
             {"what": name, "pairs": pairs, "cost": mean, "interval": [mean - half, mean + half], "median": statistics.median(costs)}
@@ -126,6 +131,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.pairs < 2:
+        parser.error(f"--pairs: got {given.pairs}; an interval needs at least 2")
     if given.worker:
         return worker(given.worker)
     rows = measured(given.pairs)

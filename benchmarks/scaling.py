@@ -127,11 +127,12 @@ def draw() -> None:
         if name == "width":
             ax.set_yscale("log")
         else:
-            ax.set_ylim(bottom=0)
+            ax.set_ylim(0, 1.08 * ax.get_ylim()[1])  # room for the markers
         shown = [row["value"] for row in rows if row["value"] != 4096]  # next to 8,192
         ax.set_xticks(shown, [f"{value:,}" for value in shown])
         ax.minorticks_off()
         ax.yaxis.set_major_formatter(lambda x, _: style.short_number(x))
+    figure.get_layout_engine().set(hspace=0.1)
     style.save(figure, PICTURE)
     head = "| | steps/s | MB | rejax: steps/s | MB | ratio |\n|---|---|---|---|---|---|"
     table = [head]

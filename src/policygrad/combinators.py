@@ -23,7 +23,7 @@ from policygrad.gradients.off_policy import require_behaviour, require_space, re
 from policygrad.policies import Normalised
 from policygrad.policies.normaliser import Running, Statistics, merged, no_statistics, running, standardised
 from policygrad.spaces import Box
-from policygrad.types import Agent, Algorithm, Array, Key, Params, PyTree, Rollout, Spec
+from policygrad.types import Agent, Algorithm, Array, Key, Params, PyTree, Rollout, Spec, unattributed
 
 
 class Normaliser(eqx.Module):
@@ -261,7 +261,7 @@ def reuse(algorithm: Algorithm, times: int = 1, logged: Rollout | None = None) -
         if not isinstance(logged, Rollout):
             raise UsageError(f"logged: got {type(logged).__name__}; it must be a Rollout, as rollout.record makes it")
         require_behaviour(logged, "logged rollout")
-        logged = logged._replace(distribution=())
+        logged = unattributed(logged)
         rows, wanted = logged.mask.shape[0], algorithm.collect.count
         if algorithm.collect.kind == "episodes":
             require_whole_episodes(logged, "logged rollout")
@@ -272,7 +272,7 @@ def reuse(algorithm: Algorithm, times: int = 1, logged: Rollout | None = None) -
             )
 
     def all_of(agent: Agent, rollout: Rollout) -> Rollout:
-        rollout = rollout._replace(distribution=())  # from the second pass on it is another policy's
+        rollout = unattributed(rollout)  # from the second pass on it is another policy's
         if logged is None:
             return rollout
         state = agent.normaliser

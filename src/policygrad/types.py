@@ -64,6 +64,11 @@ class Rollout(NamedTuple):
     distribution: PyTree = ()  # π(·|o_t) of the policy that acted, leaves [T, B, …]; () where nobody wrote it down
 
 
+def unattributed(rollout: Rollout) -> Rollout:
+    """The rollout without `distribution`, for a policy that need not be the one that acted: what it says must be computed."""
+    return rollout._replace(distribution=())
+
+
 class Params(NamedTuple):
     """All that climbs."""
 

@@ -15,6 +15,7 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from policygrad.envs.gymnasium_adapter import AUTORESETS, GymnasiumEnv, check_values, env_seeds
+from policygrad.envs.in_turn import InTurn
 from policygrad.envs.make import make
 from policygrad.errors import RunError, UsageError
 from policygrad.rollout import HostCollector, episodes, steps
@@ -455,8 +456,6 @@ def test_check_values(no_check: None) -> None:
 
 
 def test_copies_that_differ_are_told_before_they_run() -> None:
-    from policygrad.envs.in_turn import InTurn
-
     made = iter(["CartPole-v1", "Acrobot-v1"])
     with pytest.raises(
         UsageError, match=r"^environment copies: got observation_space Box[^\n]* in copy 1 [^\n]*all copies must have the same$"
@@ -466,8 +465,6 @@ def test_copies_that_differ_are_told_before_they_run() -> None:
 
 def test_stepping_in_turn_is_what_gymnasium_does() -> None:
     """The same observations, rewards and ends as SyncVectorEnv in SAME_STEP, through episodes' ends."""
-    from policygrad.envs.in_turn import InTurn
-
     fns = [lambda: gymnasium.make("CartPole-v1", disable_env_checker=True)] * 3
     ours, theirs = InTurn(fns), SyncVectorEnv(fns, autoreset_mode=AutoresetMode.SAME_STEP)
     np.testing.assert_array_equal(ours.reset(seed=[1, 2, 3])[0], theirs.reset(seed=[1, 2, 3])[0])

@@ -18,7 +18,22 @@ from policygrad.baselines import masked_mean, masked_variance
 from policygrad.gradients import contributions, effective_sample_size, on_policy
 from policygrad.policies import PolicyBuilder
 from policygrad.rollout import Collect
-from policygrad.types import Agent, Algorithm, Array, Ascent, Baseline, Batch, Centred, Importance, Key, Params, PyTree, Rollout, Spec
+from policygrad.types import (
+    Agent,
+    Algorithm,
+    Array,
+    Ascent,
+    Baseline,
+    Batch,
+    Centred,
+    Importance,
+    Key,
+    Params,
+    PyTree,
+    Rollout,
+    Spec,
+    unattributed,
+)
 
 
 def compose(
@@ -86,11 +101,11 @@ def compose(
         return jnp.clip(agent.steps / agent.total, 0.0, 1.0)
 
     def gradient(agent: Agent, rollout: Rollout) -> tuple[Params, dict]:
-        batch, *_ = prepare(agent, unread(rollout))
+        batch, *_ = prepare(agent, unattributed(rollout))
         return ascent.gradient(agent.params, batch, progress(agent))
 
     def by_column(agent: Agent, rollout: Rollout) -> Params:
-        batch, *_ = prepare(agent, unread(rollout))
+        batch, *_ = prepare(agent, unattributed(rollout))
         return contributions(ascent.gradient)(agent.params, batch, progress(agent))
 
     def update(key: Key, agent: Agent, rollout: Rollout) -> tuple[Agent, dict]:
@@ -98,7 +113,7 @@ def compose(
         batch, centred, importance = prepare(agent, rollout)
 
         def refresh(params: Params) -> Batch:
-            return prepare(agent._replace(params=params), unread(rollout))[0]
+            return prepare(agent._replace(params=params), unattributed(rollout))[0]
 
         params, state, info = ascent.step(ascent_key, agent.params, agent.ascent, batch, progress(agent), refresh)
         fitted, fit_info = baseline.fit(baseline_key, agent.baseline, params, rollout, centred)
@@ -122,11 +137,6 @@ def compose(
         return kept, {**metrics, "finite": finite}
 
     return Algorithm(name, settings, collect, init, lambda agent: agent.params.policy, gradient, update, by_column)
-
-
-def unread(rollout: Rollout) -> Rollout:
-    """A rollout for a policy that need not be the one that acted: what it says is computed."""
-    return rollout._replace(distribution=())
 
 
 def all_finite(tree: PyTree) -> Array:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -30,7 +29,7 @@ Optimizer = str | Callable[..., optax.GradientTransformation] | optax.GradientTr
 def global_norm(gradient: PyTree) -> Array:
     """The length of the whole gradient, √Σ g². Where squares overflow or vanish it is taken of g / max|g|."""
     leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(gradient) if leaf.size]
-    squares = functools.reduce(jnp.add, [jnp.sum(leaf * leaf) for leaf in leaves])
+    squares = reduce(jnp.add, [jnp.sum(leaf * leaf) for leaf in leaves])
     numbers = jnp.finfo(squares.dtype)
 
     def scaled() -> Array:

@@ -226,7 +226,7 @@ def _optimised(
         lambda loop: proceeds(loop, epochs), epoch_of, (zero, params, state, jnp.ones((), bool), totals)
     )
     info = jax.tree.map(lambda total: total / jnp.maximum(valid, 1), sums)
-    last = flat if parts == 1 else taken(flat, order[-1, -1], parts_of(order.shape[-1]))
+    last = taken(flat, order[-1, -1])
     return params, state, info | {"optimizer_steps": steps, "kl": mean_kl(last.old, params.policy, last)}
 
 

@@ -98,7 +98,6 @@ class VectorAdapter:
         self._has_workers = hasattr(vector, "processes")
         # An environment of vectorised arithmetic takes one seed for all of its rows.
         self._takes_list = hasattr(getattr(vector, "unwrapped", vector), "env_fns")
-        self._fresh = isinstance(vector, InTurn)
         self._resetting = np.zeros(self.num_envs, bool)
         self._obs_dtype = np.int32 if isinstance(env.observation_space, Discrete) else np.float32
         self._obs_start = env.observation_space.start if isinstance(env.observation_space, Discrete) else 0
@@ -189,8 +188,6 @@ class VectorAdapter:
         return warnings.catch_warnings(action="ignore") if self._has_workers else _NOTHING
 
     def _observation(self, obs: Any, *batch: int) -> np.ndarray:
-        if self._fresh and batch:
-            return obs
         obs = np.asarray(obs)
         if obs.shape != (*batch, *self.env.observation_space.shape):
             raise ValueError(f"got an observation of shape {obs.shape}, not {(*batch, *self.env.observation_space.shape)}")

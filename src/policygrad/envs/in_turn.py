@@ -11,9 +11,10 @@ from policygrad.errors import UsageError
 
 
 class InTurn:
-    """What Gymnasium's `SyncVectorEnv` does in SAME_STEP, for a collector: true last observations, and no infos.
+    """What Gymnasium's `SyncVectorEnv` does in SAME_STEP, without what a collector does not read.
 
-    Gathering infos, checking actions once more and copying observations took a quarter of a step of a small environment.
+    That is gathering infos, and checking and copying actions and observations once more, which is much of a step of a small environment.
+    Of infos there are only the true last observations, copied before their environment is reset.
 
     Args:
         env_fns: each makes one environment.
@@ -38,9 +39,6 @@ class InTurn:
         self.spec = getattr(first, "spec", None)
         self.unwrapped = self
         self._shape = self.single_observation_space.shape
-        # A Discrete observation is a whole number.
-        self._dtype = np.float32 if self._shape or np.issubdtype(self.single_observation_space.dtype, np.floating) else np.int32
-        self._start = getattr(self.single_observation_space, "start", 0)
         self._env_obs: list[Any] = [None] * self.num_envs
 
     def reset(self, *, seed: Sequence[int]) -> tuple[np.ndarray, dict[str, Any]]:
@@ -69,7 +67,7 @@ class InTurn:
             env.close()
 
     def _empty(self) -> np.ndarray:
-        return np.empty((self.num_envs, *self._shape), self._dtype)
+        return np.empty((self.num_envs, *self._shape), self.single_observation_space.dtype)
 
     def _put(self, obs: np.ndarray, index: int, one: Any) -> None:
         self._env_obs[index] = one
@@ -77,4 +75,4 @@ class InTurn:
             one = np.asarray(one)
             if one.shape != self._shape:
                 raise ValueError(f"got an observation of shape {one.shape}, not {self._shape}")
-        obs[index] = one - self._start if self._start else one
+        obs[index] = one

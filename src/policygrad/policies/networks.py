@@ -136,7 +136,7 @@ def affine(layer: eqx.nn.Linear, x: Array) -> Array:
     if not _many(x):
         y = x @ layer.weight.T
         return y if layer.bias is None else y + jnp.broadcast_to(layer.bias, y.shape)
-    # The barrier keeps the gradient that comes back in columns: joined with its transposition, the product that follows took six times
+    # The barrier keeps the gradient that comes back in columns: joined with its transposition, the product that follows took three times
     # as long.
     return _rows(jax.lax.optimization_barrier(_affine_of_columns(layer, _columns(x))), x)
 
@@ -144,8 +144,8 @@ def affine(layer: eqx.nn.Linear, x: Array) -> Array:
 def _many(x: Array) -> bool:
     """Whether there are so many observations that they had better be columns, [inputs, M] instead of [M, inputs].
 
-    On a CPU the gradients of weights, [outputs, M] × [M, inputs], then take half the time: both factors are read along their rows.
-    Products of fewer observations are too small for it to matter, and are slower so.
+    On a CPU the gradients of weights, [outputs, M] × [M, inputs], then read both factors along their rows, and nothing is transposed for
+    the gradients of biases: an update of 64-64 networks takes a tenth less time. With 512 observations it took a seventh more.
     """
     return x.size >= MANY * x.shape[-1]
 
@@ -165,7 +165,7 @@ def _affine_of_columns(layer: eqx.nn.Linear, x: Array) -> Array:
     y = layer.weight @ x
     if layer.bias is None:
         return y
-    # b as a product with ones, at full precision, whose gradient is another one: a sum along rows took five times as long.
+    # b as a product with ones, at full precision, whose gradient is another one: faster than a sum along rows.
     return y + jnp.matmul(layer.bias[:, None], jnp.ones((1, x.shape[1]), y.dtype), precision="highest")
 
 

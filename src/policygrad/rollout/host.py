@@ -72,7 +72,7 @@ def _policy_of(recipe: Any, arrays: tuple[Array, ...]) -> Any:
 
 @functools.lru_cache(maxsize=64)
 def host_act(recipe: Any, sample: bool = True) -> Callable[..., Array]:
-    """The jitted call of every vector step. It returns actions alone: each further array to fetch costs a fifth of the call.
+    """The jitted call of every vector step. It returns actions alone: each further array to fetch costs an eighth of the call.
 
     Args:
         recipe: an `_Actor`'s.

@@ -33,8 +33,6 @@ UserMetrics = Callable[[Agent, Rollout], dict[str, Array]]
 RESERVED = {"seed", "iteration", "steps", "return", "length", "steps_per_second", "evaluation_return"}
 """Names of a record's own columns."""
 
-ALL_THREADS: dict[str, str | bool] = {}
-"""XLA's options for programs that run alone."""
 ONE_THREAD: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
 """XLA's options for programs that run beside others: threads that waited for each other's parts of a product could wait for ever."""
 
@@ -203,7 +201,7 @@ class CompiledRunner(_Runner):
     ):
         super().__init__(env, algorithm, num_envs, num_steps, user_metrics)
         self._collector = compiled_collector(env, algorithm.collect, num_envs)
-        self._options = ALL_THREADS if alone else ONE_THREAD
+        self._options = {} if alone else ONE_THREAD
         self._program: Any = None
         self._names: list[str] = []  # of the metrics
         self._capacity = 1  # updates in one call of the program
