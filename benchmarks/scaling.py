@@ -122,7 +122,9 @@ def draw() -> None:
             ax.plot(*zip(*found, strict=True), **look)
             if ax is axes[0]:
                 label = "policygrad" if who == "ours" else who
-                ax.annotate(label, found[3], (0, 10), textcoords="offset points", ha="center", fontsize=10, color=style.COLOURS[i])
+                ax.annotate(
+                    label, found[5], (0, (-20, 10)[i]), textcoords="offset points", ha="center", fontsize=10, color=style.COLOURS[i]
+                )
         ax.set_xscale("log", base=2)
         if name == "width":
             ax.set_yscale("log")
