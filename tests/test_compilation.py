@@ -119,3 +119,7 @@ def test_training_and_evaluation_run_on_the_chosen_device(monkeypatch):
     pg.evaluate(run.policy, "Bandit-v0", num_episodes=2, device="cpu")
     pg.evaluate(run.policy, "Bandit-v0", num_episodes=2)
     assert asked == ["cpu", "cpu", "auto"]
+
+
+def test_cores_are_counted():
+    assert 1 <= compilation.cores() <= 4096

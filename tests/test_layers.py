@@ -20,7 +20,7 @@ FRONT = "__init__"  # the package's own `__init__`, its front door
 # neighbours in its own layer as long as they go in no circle.
 LAYERS = (
     ("_version", "errors", "compilation"),
-    ("spaces",),
+    ("spaces", "vectors"),
     ("types",),
     ("settings",),
     ("envs", "policies"),

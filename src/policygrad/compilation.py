@@ -70,10 +70,28 @@ def keep_programs() -> Path | None:
     return folder
 
 
+def ready() -> None:
+    """What every run begins with: programs are kept, and a device that could multiply float32 matrices with 10 bits uses all 24.
+
+    With fewer, a policy's probability in the update is not the one that it acted with, to 1e-3. Who wants that, for large networks, says so
+    by JAX's own setting: JAX_DEFAULT_MATMUL_PRECISION=tensorfloat32.
+    """
+    keep_programs()
+    if device().platform != "cpu" and jax.config.jax_default_matmul_precision is None:  # pyright: ignore[reportAttributeAccessIssue]
+        jax.config.update("jax_default_matmul_precision", "float32")
+
+
 def device() -> Any:
     """The device that programs are compiled for here and now."""
     chosen = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
     return jax.local_devices(backend=chosen)[0] if chosen is None or isinstance(chosen, str) else chosen
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    with contextlib.suppress(AttributeError):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def on_device(name: str) -> contextlib.AbstractContextManager[Any]:

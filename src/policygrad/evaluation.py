@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from policygrad import policies
-from policygrad.compilation import keep_programs, placed
+from policygrad.compilation import placed, ready
 from policygrad.envs import AnyEnv, Env, make
 from policygrad.errors import UsageError
 from policygrad.rollout import HostCollector, compiled_collector, episodes
@@ -168,7 +168,7 @@ def evaluate(
         policy = policies.load(policy)
     if not callable(policy):
         raise UsageError(f"policy: got {type(policy).__name__}; pass a policy, such as run.policy, or a file of one")
-    keep_programs()
+    ready()
     made = make(env, backend, env_args=env_args, wrappers=wrappers)
     policies.require_spaces(policy, made.observation_space, made.action_space, made.name)
     evaluator = Evaluator(made, num_episodes, num_envs=num_envs, sample=sample)

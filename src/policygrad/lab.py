@@ -25,7 +25,7 @@ from jax.flatten_util import ravel_pytree
 from policygrad import advantages, baselines, policies
 from policygrad.algorithms import compose
 from policygrad.ascent import gradient_ascent
-from policygrad.compilation import keep_programs
+from policygrad.compilation import ready
 from policygrad.envs.finite import FiniteMDP
 from policygrad.envs.finite_worlds import WORLDS, finite_world
 from policygrad.errors import UnknownNameError, UsageError
@@ -329,7 +329,7 @@ def compare(
     Raises:
         UsageError: an MDP without time limit and no horizon, or more batches than fit: the message has the largest horizon that does.
     """
-    keep_programs()
+    ready()
     policy = default_policy(mdp) if policy is None else policy
     behaviour = uniform_policy(mdp) if behaviour is None else behaviour
     mdp = _limited(mdp, policy, num_trajectories, horizon)

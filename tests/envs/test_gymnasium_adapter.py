@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,8 +17,8 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from policygrad.envs.gymnasium_adapter import AUTORESETS, GymnasiumEnv, check_values, env_seeds
-from policygrad.envs.in_turn import InTurn
+from policygrad.envs import gymnasium_adapter
+from policygrad.envs.gymnasium_adapter import AUTORESETS, GymnasiumEnv, StepCost, check_values, env_seeds, step_cost
 from policygrad.envs.make import make
 from policygrad.errors import RunError, UsageError
 from policygrad.rollout import HostCollector, episodes, steps
@@ -167,10 +170,11 @@ def test_environments_made_here_are_closed() -> None:
     assert len(set(map(id, closed))) == 4
 
 
-def test_worker_processes() -> None:
+@pytest.mark.parametrize("mode", ["same-step", "disabled"])
+def test_worker_processes(mode: str) -> None:
     """The same record as in one process; Ctrl-C, which goes to all processes, does not kill them; their faults are told."""
     reference = valid_steps(collected(make(clockwork), steps(25)))
-    env = make(clockwork, vectorization="async", autoreset="disabled")
+    env = make(clockwork, vectorization="async", autoreset=mode)
     collector = HostCollector(env, steps(25), 2, seed=0, key=jax.random.key(0))
     try:
         collector.vector.reset()
@@ -180,11 +184,15 @@ def test_worker_processes() -> None:
         rollout, _ = collector.collect(some_policy(env))
         for ours, theirs in zip(valid_steps([rollout]), reference, strict=True):
             assert_same_steps(ours, theirs, least=25)
-        collector.vector.vector.set_attr("length", -1)  # Clockwork's own assertion
-        with pytest.raises(RunError, match=r"^environment clockwork raised at vector step \d+: AssertionError: stepped after its end;"):
-            collector.collect(some_policy(env))
     finally:
         collector.close()
+
+
+def test_a_fault_in_a_worker_is_told_as_here() -> None:
+    collector = HostCollector(make(faulty("exception", 6), vectorization="async"), steps(10), 1, seed=0, key=jax.random.key(0))
+    with pytest.raises(RunError, match=LATER["exception"]):
+        collector.collect(some_policy(collector.env))
+    collector.close()
 
 
 def test_a_worker_process_that_dies() -> None:
@@ -311,8 +319,9 @@ LATER = {
     "outside": r"^environment \w+, copy 0, step 2 of its episode \(about \d+ steps into the run\): "
     r"observation \[[^\]]*1\.5\] lies outside its space Box\(-1, 1, \(2,\), float32\); correct[^\n]*$",
     "shape": r"^environment \w+, copy 0, at vector step 6: got an observation of shape \(3,\), its space says \(2,\); correct[^\n]*$",
-    "exception": r"^environment \w+ raised at vector step 6: RuntimeError: the motor burnt out; the fault is in the environment: [^\n]*$",
-    "old api": r"^environment \w+ raised at vector step 6: ValueError: not enough values to unpack [^\n]*$",
+    "exception": r"^environment \w+(, copy 0,)? raised at vector step 6: RuntimeError: the motor burnt out;"
+    r" the fault is in the environment: [^\n]*$",
+    "old api": r"^environment \w+(, copy 0,)? raised at vector step 6: ValueError: not enough values to unpack [^\n]*$",
 }
 FIRST = {
     "nan observation": r"^environment \w+, step 1: observation \[[^\]]*nan\] is not finite, in its space [^\n]*; correct[^\n]*$",
@@ -455,28 +464,65 @@ def test_check_values(no_check: None) -> None:
     assert found[:2] == (0, 1)
 
 
-def test_copies_that_differ_are_told_before_they_run() -> None:
-    made = iter(["CartPole-v1", "Acrobot-v1"])
-    with pytest.raises(
-        UsageError, match=r"^environment copies: got observation_space Box[^\n]* in copy 1 [^\n]*all copies must have the same$"
-    ):
-        InTurn([lambda: gymnasium.make(next(made))] * 2)
+# ── processes ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+SLOW, WAITING = StepCost(1e-3, 1.0), StepCost(1e-3, 0.05)
 
 
-def test_stepping_in_turn_is_what_gymnasium_does() -> None:
-    """The same observations, rewards and ends as SyncVectorEnv in SAME_STEP, through episodes' ends."""
-    fns = [lambda: gymnasium.make("CartPole-v1", disable_env_checker=True)] * 3
-    ours, theirs = InTurn(fns), SyncVectorEnv(fns, autoreset_mode=AutoresetMode.SAME_STEP)
-    np.testing.assert_array_equal(ours.reset(seed=[1, 2, 3])[0], theirs.reset(seed=[1, 2, 3])[0])
-    rng, ends = np.random.default_rng(0), 0
-    for _ in range(80):
-        actions = rng.integers(0, 2, 3)
-        (*mine, info), (*gymnasiums, other) = ours.step(actions), theirs.step(actions)
-        for a, b in zip(mine, gymnasiums, strict=True):
-            np.testing.assert_array_equal(a, b)
-        for index, last in info["final_obs"].items():
-            np.testing.assert_array_equal(last, other["final_obs"][index])
-        ends += len(info["final_obs"])
-    assert ends > 5
-    ours.close()
-    theirs.close()
+@pytest.mark.parametrize(
+    ("cost", "num_envs", "num_steps", "cores", "expected"),
+    [
+        (SLOW, 8, 100_000, 2, 2),
+        (SLOW, 8, 100_000, 8, 8),
+        (SLOW, 8, 100_000, 1, 1),  # one core is as fast with one process
+        (SLOW, 8, 1_000, 2, 1),  # starting them takes longer
+        (SLOW, 8, None, 2, 1),  # an evaluation, of few episodes
+        (SLOW, 1, 100_000, 2, 1),  # nothing to divide
+        (WAITING, 8, 100_000, 1, 8),  # an environment that waits leaves the core to others
+        (WAITING, 1000, 10**6, 16, 64),
+        (StepCost(1e-6, 1.0), 8, 10**7, 2, 1),  # waiting for each other takes longer than the steps
+        (StepCost(50e-6, 1.0), 8, 10**6, 2, 2),
+        (StepCost(50e-6, 1.0), 8, 10**5, 2, 1),
+    ],
+)
+def test_processes_are_chosen_where_they_pay(
+    cost: StepCost, num_envs: int, num_steps: int | None, cores: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gymnasium_adapter, "cores", lambda: cores)
+    env = dataclasses.replace(make("Acrobot-v1", backend="gymnasium"), cost=cost)
+    assert env.workers == "chosen"
+    assert env.processes(num_envs, num_steps) == expected
+    assert (f"{expected} processes step" in env.remark(num_envs, num_steps or 0)) == (expected > 1)
+    for how in ("sync", "async"):
+        asked = dataclasses.replace(env, workers="given", vectorization=how)
+        assert asked.processes(num_envs, num_steps) > 1 if how == "async" and num_envs > 1 else asked.processes(num_envs, num_steps) == 1
+        assert asked.remark(num_envs, num_steps or 0) == ""
+
+
+def test_of_a_function_processes_are_advised_only() -> None:
+    """Its copies may share what other processes would not see."""
+    env = dataclasses.replace(make(clockwork), cost=SLOW)
+    assert env.processes(8, 10**6) == 1
+    assert env.remark(8, 10**6) == "clockwork: a step takes 1,000 µs; vectorization async would step the environments in 2 processes"
+    lock = threading.Lock()
+
+    def held() -> gymnasium.Env:
+        assert lock
+        return clockwork()
+
+    env = dataclasses.replace(make(held), cost=SLOW)
+    assert env.remark(8, 10**6) == ""  # nor where it cannot be sent
+    with pytest.raises(UsageError, match=r"^vectorization: got async, but what makes the environment cannot be sent [^\n]*; use sync$"):
+        make(held, vectorization="async").vector(2, 0)
+
+
+def test_what_a_step_costs() -> None:
+    class Waits(Clockwork):
+        def step(self, action: Any) -> Any:
+            time.sleep(2e-3)
+            return super().step(action)
+
+    cost = step_cost(Waits())
+    assert 2e-3 < cost.seconds < 50e-3
+    assert cost.busy < 0.5
+    assert step_cost(clockwork()).seconds < 2e-3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -16,8 +17,9 @@ import numpy as np
 import pytest
 
 import policygrad as pg
+from policygrad.envs import gymnasium_adapter
 from policygrad.records import load_run
-from policygrad.training import parallel, runners
+from policygrad.training import runners
 from rollout.toys import leaves_equal
 
 OPTIONS: dict[str, Any] = {"num_steps": 400, "num_envs": 4, "out": False, "figures": False}
@@ -146,5 +148,17 @@ def test_ctrl_c_ends_all_with_what_they_have(monkeypatch, tmp_path: Path):
     assert load_run(tmp_path / "run").metrics.keys() == set(SEEDS[:2])
 
 
-def test_cores_are_counted():
-    assert 1 <= parallel.cores() <= 4096
+def test_worker_processes_where_they_pay(tmp_path, monkeypatch, capsys):
+    """It is said, recorded, and the same run bit for bit."""
+    monkeypatch.setattr(gymnasium_adapter, "WORKERS_PAY", -1e9)
+    options = {"num_steps": 96, "num_envs": 3, "backend": "gymnasium", "figures": False}
+    run = pg.train("Acrobot-v1", pg.ppo(hidden_sizes=(4,), rollout_length=16), out=tmp_path / "run", progress="plain", **options)
+    assert re.search(
+        r"^Acrobot-v1: a step takes [\d,]+ µs, so \d+ processes step the environments; vectorization sync steps them in this one$",
+        capsys.readouterr().err,
+        re.MULTILINE,
+    )
+    assert load_run(tmp_path / "run").config["processes"] >= 2
+    alone = pg.train("Acrobot-v1", pg.ppo(hidden_sizes=(4,), rollout_length=16), out=False, vectorization="sync", **options)
+    for a, b in zip(jax.tree.leaves(run.policy), jax.tree.leaves(alone.policy), strict=True):
+        np.testing.assert_array_equal(a, b)

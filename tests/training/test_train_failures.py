@@ -283,7 +283,7 @@ def test_ctrl_c_ends_with_everything_so_far(env: Any, tmp_path: Path) -> None:
 def test_ctrl_c_does_not_wait_for_the_next_callback() -> None:
     class Pressing(Faulty):
         def step(self, action: Any) -> Any:
-            if self.steps == 10:
+            if self.steps == 100:  # past those that measure what a step takes
                 signal.raise_signal(signal.SIGINT)
             return super().step(action)
 

@@ -16,7 +16,8 @@ from policygrad.errors import UnknownNameError, UsageError
 from policygrad.settings import DEVICES
 
 BACKENDS = ("auto", "compiled", "gymnasium")
-VECTORIZATIONS = ("auto", "vector", "sync", "async")
+SEED_LOOPS = ("auto", "alone", "together")
+VECTORIZATIONS = ("auto", "vector", "sync", "async", "envpool")
 
 ENV = Option("env", str, "the environment: an id, or module:id for one that your module registers", metavar="ID")
 ENV_ARGS = Option("env_args", dict, "keyword arguments of the environment, e.g. gravity=3.7 continuous=true", metavar="NAME=VALUE")
@@ -40,8 +41,15 @@ RUN_OPTIONS = {
         Option("seed", int, "the seed of a single run (default: 0)", metavar="S", optional=True),
         Option("seeds", int, "train N times, with the seeds 0 to N − 1", listed=True, optional=True),
         BACKEND,
-        Option("vectorization", None, "how Gymnasium's environments run side by side", VECTORIZATIONS, default="auto"),
+        Option(
+            "vectorization",
+            None,
+            "how Gymnasium's environments run: sync in this process, async in workers too, envpool by EnvPool",
+            VECTORIZATIONS,
+            default="auto",
+        ),
         DEVICE,
+        Option("seed_loop", None, "alone: each seed bit for bit; together: one program for all seeds", SEED_LOOPS, default="auto"),
         Option("out", str, "the run directory, new or empty; default is runs/ENV/ALGORITHM/TIME", metavar="DIR", optional=True),
         Option("init", str, "a policy file to start from", metavar="FILE", optional=True),
         Option("diagnostics", bool, "record the variance, signal-to-noise ratio and direction of each update's gradient", default=False),

@@ -410,7 +410,7 @@ def _sizes(id: str, env: Any) -> tuple[int, int]:
         )
     if getattr(env, "fickle_passenger", False):
         raise UsageError(f"environment {id}: its tables do not hold fickle_passenger=True, by which the destination moves; leave it out")
-    spaces = gymnasium_adapter._spaces(id, env.observation_space, env.action_space)
+    spaces = gymnasium_adapter.described_spaces(id, env.observation_space, env.action_space)
     for role, space in zip(("observation", "action"), spaces, strict=True):
         if not isinstance(space, Discrete) or space.start:
             raise UsageError(f"environment {id}: got the {role} space {space}; tables number from 0: Discrete(n)")

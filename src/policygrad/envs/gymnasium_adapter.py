@@ -19,6 +19,7 @@ import importlib.util
 import inspect
 import os
 import signal
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,13 +27,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from policygrad.envs.in_turn import InTurn
+from policygrad.compilation import cores
 from policygrad.errors import EnvError, SpaceError, UnknownNameError, UsageError
 from policygrad.spaces import Box, Discrete, Space, from_gymnasium
+from policygrad.vectors.in_turn import InTurn, ShapeError
+from policygrad.vectors.side_by_side import SideBySide, WorkerError, packed
 
-VECTORIZATIONS = ("auto", "vector", "sync", "async")
+VECTORIZATIONS = ("auto", "vector", "sync", "async", "envpool")
 AUTORESETS = ("same-step", "next-step", "disabled")
 _NOTHING = contextlib.nullcontext()
+
+MOST_WORKERS = 64
+WORKERS_START = 1.5
+"""Seconds until worker processes are there: Python, NumPy, Gymnasium and the environment."""
+WORKERS_STEP = 60e-6
+"""Seconds that a vector step takes longer where it waits for other processes."""
+WORKERS_PAY = 5.0
+"""Seconds that worker processes must save, start-up taken off, to be chosen unasked."""
 
 
 class HostStep(NamedTuple):
@@ -54,6 +65,34 @@ def env_seeds(seed: int, num_envs: int, reset: int = 0) -> list[int]:
     return [int(np.random.SeedSequence((seed, index, reset)).generate_state(1, np.uint32)[0] >> 1) for index in range(num_envs)]
 
 
+class StepCost(NamedTuple):
+    """What a step of one environment takes, by a few random ones."""
+
+    seconds: float  # median
+    busy: float  # share of them in which this process's processor worked: an environment may wait for something else
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Makes vectors that several processes step."""
+
+    single: Callable[[], Any]
+    observation_space: Any
+    action_space: Any
+
+    def __call__(self, num_envs: int, processes: int) -> SideBySide:
+        """A vector of `num_envs`."""
+        return SideBySide(self.single, num_envs, processes, self.observation_space, self.action_space)
+
+    def can_be_sent(self) -> bool:
+        """Whether another process could make these environments."""
+        try:
+            packed(self.single)
+        except UsageError:
+            return False
+        return True
+
+
 @dataclass(frozen=True, eq=False)
 class GymnasiumEnv:
     """An environment of Gymnasium's, described; `vector` makes it run."""
@@ -67,9 +106,54 @@ class GymnasiumEnv:
     fixed_num_envs: int | None = None  # a ready vector, or a single instance, cannot be multiplied
     vectorization: str = "sync"
     backend: str = "gymnasium"
+    cost: StepCost | None = None  # where it was measured
+    parts: Parts | None = field(default=None, repr=False)  # None where other processes cannot step it
+    workers: str = "given"  # whether processes are as `vectorization` says, or where they pay "chosen" unasked, or "advised"
 
-    def vector(self, num_envs: int, seed: int) -> VectorAdapter:
+    def processes(self, num_envs: int, num_steps: int | None = None) -> int:
+        """How many processes step `num_envs` environments, this one included: more than one under async, or where that pays.
+
+        Worker processes pay where they save `WORKERS_PAY` seconds over a run, by what a step was measured to take.
+
+        Args:
+            num_steps: of all environments; None for not known, which chooses none.
+        """
+        if self.parts is None or self.cost is None:
+            return 1
+        most = self._most(num_envs)
+        if self.vectorization == "async":
+            return most
+        return most if self.workers == "chosen" and self._pay(num_envs, num_steps, most) else 1
+
+    def remark(self, num_envs: int, num_steps: int) -> str:
+        """What to tell about processes before a run of `num_steps`; nothing where nothing was chosen or is to be advised."""
+        if self.workers == "given" or self.cost is None:
+            return ""
+        found = f"{self.name}: a step takes {self.cost.seconds * 1e6:,.0f} µs"
+        chosen = self.processes(num_envs, num_steps)
+        if chosen > 1:
+            return f"{found}, so {chosen} processes step the environments; vectorization sync steps them in this one"
+        most = self._most(num_envs)
+        if self.workers == "advised" and self._pay(num_envs, num_steps, most):
+            return f"{found}; vectorization async would step the environments in {most} processes"
+        return ""
+
+    def _most(self, num_envs: int) -> int:
+        assert self.cost is not None
+        return min(num_envs, MOST_WORKERS, max(2, round(cores() / max(self.cost.busy, 0.01))))
+
+    def _pay(self, num_envs: int, num_steps: int | None, processes: int) -> bool:
+        """Whether a run would take less, by more than `WORKERS_PAY` seconds, with so many processes."""
+        if self.cost is None or self.parts is None or num_steps is None or processes < 2 or (cores() == 1 and self.cost.busy > 0.5):
+            return False
+        a_step = self.cost.seconds * num_envs * (1 - 1 / processes) - WORKERS_STEP
+        return a_step * num_steps / num_envs - WORKERS_START > WORKERS_PAY and self.parts.can_be_sent()
+
+    def vector(self, num_envs: int, seed: int, processes: int | None = None) -> VectorAdapter:
         """Makes `num_envs` environments with their own seed streams.
+
+        Args:
+            processes: that step them; None takes what `self.processes` says where the number of steps is not known.
 
         Raises:
             UsageError: if the environment was given ready-made with another number.
@@ -79,7 +163,11 @@ class GymnasiumEnv:
                 f"{self.name}: got num_envs={num_envs} for a ready-made environment of {self.fixed_num_envs};"
                 f" pass an id or a function that makes one, or num_envs={self.fixed_num_envs}"
             )
-        return VectorAdapter(self, self.make_vector(num_envs), seed, owned=self.fixed_num_envs is None)
+        if processes is None:
+            processes = self.processes(num_envs)
+        apart = self.parts is not None and (processes > 1 or self.vectorization == "async")
+        vector = self.parts(num_envs, processes) if self.parts is not None and apart else self.make_vector(num_envs)
+        return VectorAdapter(self, vector, seed, owned=self.fixed_num_envs is None)
 
 
 class VectorAdapter:
@@ -208,8 +296,15 @@ class VectorAdapter:
                 )
         if isinstance(error, EOFError | ConnectionError):
             return EnvError(f"environment {self.env.name}, {where}: a worker process died; look for what killed it (memory?)")
+        at = getattr(self.vector, "at", None)
+        copy = "" if at is None else f", copy {at},"
+        if isinstance(error, WorkerError) and error.index is None:
+            return EnvError(f"environment {self.env.name} could not be made in a worker process: {error.kind}: {error}; try sync")
+        kind = error.kind if isinstance(error, WorkerError) else type(error).__name__
+        if kind == ShapeError.__name__:
+            return EnvError(f"environment {self.env.name}{copy} {where}: {error}")
         return EnvError(
-            f"environment {self.env.name} raised {where}: {type(error).__name__}: {_first_line(error)};"
+            f"environment {self.env.name}{copy} raised {where}: {kind}: {_first_line(error)};"
             " the fault is in the environment: run it alone with the same actions to find it"
         )
 
@@ -301,9 +396,11 @@ def from_id(
         name: an id registered with Gymnasium, those of the user included; "module:id" imports the module that registers it.
         env_args: keyword arguments of the environment.
         wrappers: applied to each environment in order (a NumPy vector entry point is then not used).
-        vectorization: "vector" for the environment's own NumPy vector entry point, "sync", "async" (worker processes),
-            or "auto": the entry point where there is one, else "sync".
-        autoreset: mode of sync and async vectors; the record does not depend on it.
+        vectorization: "vector" for the environment's own NumPy vector entry point; "sync" for one after the other in this process;
+            "async" for worker processes beside it, one for each core where steps keep a core busy, more where they wait; "auto": the
+            entry point where there is one, else "sync", or "async" in a training run that it makes `WORKERS_PAY` seconds shorter.
+        autoreset: mode of sync and async vectors; the record does not depend on it. In other modes than same-step, async is
+            Gymnasium's, with a process for each environment.
 
     Raises:
         UnknownNameError: no such id. UsageError: arguments that the environment does not take, an extra that is missing.
@@ -338,7 +435,8 @@ def from_id(
     probe = _made(name, single)
     limit = args.get("max_episode_steps", spec.max_episode_steps)
     unlimited = limit == -1  # Gymnasium's word for no limit; vector entry points do not know it
-    if vectorization == "auto":
+    automatic = vectorization == "auto"
+    if automatic:
         plain = not (wrappers or spec.additional_wrappers or unlimited)
         vectorization = "vector" if _numpy_entry_point(spec) and plain else "sync"
     if vectorization == "vector" and spec.vector_entry_point is None:
@@ -349,7 +447,8 @@ def from_id(
             return gymnasium.make_vec(spec, num_envs=num_envs, vectorization_mode="vector_entry_point", **args)
         return _vector_of(single, num_envs, vectorization, autoreset)
 
-    return _described(name, probe, make_vector, None if unlimited else limit, spec.reward_threshold, vectorization)
+    parts, workers = _parts_of(single, probe, vectorization, autoreset), "chosen" if automatic else "given"
+    return _described(name, probe, make_vector, None if unlimited else limit, spec.reward_threshold, vectorization, parts, workers)
 
 
 def from_factory(
@@ -370,6 +469,8 @@ def from_factory(
     name = getattr(factory, "__name__", type(factory).__name__)
     probe = _made(name, single)
     spec = getattr(probe, "spec", None)
+    # Copies that a function makes may share things with each other and with the caller: other processes are never chosen unasked.
+    workers = "advised" if vectorization == "auto" else "given"
     vectorization = "sync" if vectorization == "auto" else vectorization
     return _described(
         spec.id if spec else name,
@@ -378,6 +479,8 @@ def from_factory(
         spec.max_episode_steps if spec else None,
         spec.reward_threshold if spec else None,
         vectorization,
+        _parts_of(single, probe, vectorization, autoreset),
+        workers,
     )
 
 
@@ -389,7 +492,7 @@ def from_instance(env: Any, *, wrappers: Sequence[Callable[[Any], Any]] = (), au
     name = spec.id if spec else type(env.unwrapped).__name__
     return GymnasiumEnv(
         name,
-        *_spaces(name, env.observation_space, env.action_space),
+        *described_spaces(name, env.observation_space, env.action_space),
         spec.max_episode_steps if spec else None,
         spec.reward_threshold if spec else None,
         lambda num_envs: _vector_of(lambda: env, num_envs, "sync", autoreset),
@@ -403,7 +506,7 @@ def from_vector(vector: Any) -> GymnasiumEnv:
     name = spec.id if spec else type(vector.unwrapped).__name__
     return GymnasiumEnv(
         name,
-        *_spaces(name, vector.single_observation_space, vector.single_action_space),
+        *described_spaces(name, vector.single_observation_space, vector.single_action_space),
         spec.max_episode_steps if spec else None,
         spec.reward_threshold if spec else None,
         lambda num_envs: vector,
@@ -413,18 +516,57 @@ def from_vector(vector: Any) -> GymnasiumEnv:
 
 
 def _described(
-    name: str, probe: Any, make_vector: Callable[[int], Any], limit: int | None, threshold: float | None, vectorization: str
+    name: str,
+    probe: Any,
+    make_vector: Callable[[int], Any],
+    limit: int | None,
+    threshold: float | None,
+    vectorization: str,
+    parts: Parts | None,
+    workers: str,
 ) -> GymnasiumEnv:
+    cost = None
     try:
-        observation_space, action_space = _spaces(name, probe.observation_space, probe.action_space)
+        observation_space, action_space = described_spaces(name, probe.observation_space, probe.action_space)
         _preflight(name, probe, observation_space)
+        if parts is not None:
+            with contextlib.suppress(Exception):  # what an environment does wrong is told where it is used
+                cost = step_cost(probe)
     finally:
         with contextlib.suppress(Exception):
             probe.close()
-    return GymnasiumEnv(name, observation_space, action_space, limit, threshold, make_vector, vectorization=vectorization)
+    return GymnasiumEnv(
+        name,
+        observation_space,
+        action_space,
+        limit,
+        threshold,
+        make_vector,
+        vectorization=vectorization,
+        cost=cost or StepCost(0.0, 1.0),
+        parts=parts,
+        workers=workers,
+    )
 
 
-def _spaces(name: str, observation: Any, action: Any) -> tuple[Space, Space]:
+def step_cost(env: Any) -> StepCost:
+    """Measures random steps for a twentieth of a second, 64 at the most."""
+    env.reset(seed=0)
+    took: list[float] = []
+    begin, worked = time.perf_counter(), time.process_time()
+    while len(took) < 64 and time.perf_counter() - begin < 0.05:
+        action = env.action_space.sample()
+        before = time.perf_counter()
+        _, _, terminated, truncated, _ = env.step(action)
+        took.append(time.perf_counter() - before)
+        if terminated or truncated:
+            env.reset()
+    elapsed = time.perf_counter() - begin
+    return StepCost(float(np.median(took)), min(1.0, (time.process_time() - worked) / max(elapsed, 1e-9)))
+
+
+def described_spaces(name: str, observation: Any, action: Any) -> tuple[Space, Space]:
+    """Gymnasium's observation and action spaces as ours; a `SpaceError` names the environment."""
     try:
         observation_space, action_space = from_gymnasium(observation, "observation"), from_gymnasium(action, "action")
         if isinstance(action_space, Box) and not action_space.dtype.startswith("float"):
@@ -490,6 +632,13 @@ def _vector_of(single: Callable[[], Any], num_envs: int, vectorization: str, aut
     if mode is AutoresetMode.SAME_STEP:
         return InTurn([single] * num_envs)
     return SyncVectorEnv([single] * num_envs, autoreset_mode=mode, copy=False)
+
+
+def _parts_of(single: Callable[[], Any], probe: Any, vectorization: str, autoreset: str) -> Parts | None:
+    """How several processes step the environments; None where that is not ours."""
+    if vectorization not in ("sync", "async") or autoreset != "same-step":
+        return None
+    return Parts(single, probe.observation_space, probe.action_space)
 
 
 def _keeping_last(env: Any) -> Any:

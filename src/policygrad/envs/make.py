@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from policygrad.envs.base import Env
+from policygrad.envs.envpool import from_envpool
 from policygrad.envs.gymnasium_adapter import GymnasiumEnv, from_factory, from_id, from_instance, from_vector
 from policygrad.envs.registry import compiled, has_compiled
 from policygrad.errors import UnknownNameError, UsageError
@@ -40,7 +41,7 @@ def make(
             there is one for these arguments.
         env_args: keyword arguments of the environment, with a name only.
         wrappers: Gymnasium wrappers, applied in order to each environment; they need the Gymnasium backend.
-        vectorization: see `gymnasium_adapter.from_id`.
+        vectorization: see `gymnasium_adapter.from_id`; "envpool" takes EnvPool's environment of that id (extra fast-envs).
         autoreset: likewise.
 
     Raises:
@@ -53,6 +54,10 @@ def make(
             raise UsageError(f"{env.name} was made with backend {env.backend!r}; got backend {backend!r}: pass its name instead")
         return env
     options = {"wrappers": wrappers, "autoreset": autoreset}
+    if isinstance(env, str) and vectorization == "envpool":
+        if wrappers or backend == "compiled":
+            raise UsageError(f"{env}: EnvPool's environments take no Gymnasium wrappers and are not compiled; leave out vectorization")
+        return from_envpool(env, env_args)
     if isinstance(env, str):
         twin = has_compiled(env)
         if backend == "compiled" or (backend == "auto" and twin and not wrappers and vectorization == "auto"):

@@ -156,13 +156,16 @@ class HostCollector:
         seed: of the environments' streams.
         key: of the actions.
         sample: False takes the distribution's mode (evaluation).
+        processes: that step the environments; None as `GymnasiumEnv.vector`.
     """
 
-    def __init__(self, env: GymnasiumEnv, collect: Collect, num_envs: int, *, seed: int, key: Key, sample: bool = True):
+    def __init__(
+        self, env: GymnasiumEnv, collect: Collect, num_envs: int, *, seed: int, key: Key, sample: bool = True, processes: int | None = None
+    ):
         if collect.kind == "episodes":
             self._quota = collect.episodes_per_update(num_envs) // num_envs
         self.env, self.collect_kind, self.num_envs = env, collect, num_envs
-        self.vector = env.vector(num_envs, seed)
+        self.vector = env.vector(num_envs, seed, processes)
         self._sample = sample
         self._noise = _Noise(key, num_envs)
         self._counts = np.zeros(num_envs, np.int32)  # steps that each environment has made: drives its actions' keys

@@ -7,7 +7,6 @@ So nothing else in a run (records, the display, evaluations) need know of thread
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -17,13 +16,6 @@ from typing import Any
 import jax
 
 from policygrad.training.runners import CompiledRunner
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    with contextlib.suppress(AttributeError):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def side_by_side(one: Callable[[int, Any], None], count: int, runner: CompiledRunner, workers: int, interruption: Interruption) -> None:
@@ -48,10 +40,13 @@ def side_by_side(one: Callable[[int, Any], None], count: int, runner: CompiledRu
 
     def work(index: int) -> None:
         with turn, jax.enable_x64(x64), jax.default_device(device):
-            if not interruption.seen:
-                mine = runner.beside()
-                mine.released = released
-                one(index, mine)
+            mine = runner.beside()
+            try:
+                if not interruption.seen:
+                    mine.released = released
+                    one(index, mine)
+            finally:
+                mine.close()
 
     with ThreadPoolExecutor(workers, thread_name_prefix="policygrad-seed") as pool:
         waiting = [pool.submit(work, index) for index in range(count)]

@@ -36,6 +36,9 @@ RESERVED = {"seed", "iteration", "steps", "return", "length", "steps_per_second"
 ONE_THREAD: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
 """XLA's options for programs that run beside others: threads that waited for each other's parts of a product could wait for ever."""
 
+CHUNK_SECONDS = 0.25
+"""How long a chunk of iterations should take: progress and records between chunks then cost well under 1 %."""
+
 LOG_ELEMENTS = 2**18
 """A compiled chunk keeps at most so many elements of its episode log, which it first fills with zeros: 2 MB, enough for a quarter of a
 second."""
@@ -52,6 +55,9 @@ class Chunk(NamedTuple):
     updates: np.ndarray  # [e] which of the chunk's updates the episode ended in
     failure: RunError | None = None  # what ended the run with the last of these updates
 
+
+Iteration = Callable[["RunState", Key], tuple["RunState", dict[str, Array], EpisodeLog]]
+"""(state, keys of the rollout and the update) -> (state, metrics, episode log)."""
 
 Until = Callable[[Sequence[Chunk], Chunk], int | None]
 """(chunks before it in this call, a chunk) -> which of the chunk's updates the run should end with, if any."""
@@ -141,7 +147,7 @@ def diverged(algorithm: Algorithm, env: Env | GymnasiumEnv, seed: int, iteration
     )
 
 
-def _keys_of(key: Key, iteration: Any) -> Key:
+def keys_of(key: Key, iteration: Any) -> Key:
     """The keys of one iteration's rollout and update, [2]."""
     return jax.random.split(jax.random.fold_in(key, iteration))
 
@@ -151,6 +157,7 @@ class _Runner:
 
     Attributes:
         compile_seconds: so far, of all programs.
+        chunk_seconds: how long a call of `advance` should take.
         released: the context in which programs run that need no Python; a lock that others wait for is let go there.
     """
 
@@ -161,8 +168,12 @@ class _Runner:
 
         self.seed = 0  # of the run that was started last
         self._started: Any = None
-        self.compile_seconds = 0.0
+        self.compile_seconds, self.chunk_seconds = 0.0, CHUNK_SECONDS
         self.released: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+
+    def finished(self, tree: PyTree) -> PyTree:
+        """What a seed leaves behind, as arrays of its own."""
+        return tree
 
     def _start(self, seed: int, init_policy: Any, init_env: Callable[[Key], PyTree]) -> tuple[RunState, Key]:
         """The state of run `seed` before its first step, made by one compiled program for all seeds."""
@@ -251,10 +262,8 @@ class CompiledRunner(_Runner):
                 return state, joined(chunks), last is not None
 
     def _run(self, state: RunState, updates: int, end: int) -> tuple[RunState, Chunk]:
-        assert self._program is not None
         before = int(state.agent.steps)
-        with self.released():
-            after, count, values, log = jax.block_until_ready(self._program(state, np.int32(updates), np.int32(end)))
+        after, count, values, log = self._called(state, updates, end)
         n = int(count)
         values = np.asarray(values)[:n]
         at_update, row, column = np.nonzero(np.asarray(log.ended)[:n])
@@ -274,11 +283,16 @@ class CompiledRunner(_Runner):
             failure,
         )
 
+    def _called(self, state: RunState, updates: int, end: int) -> Any:
+        """The program, while others may have the turn: it may wait for them."""
+        with self.released():
+            return jax.block_until_ready(self._program(state, np.int32(updates), np.int32(end)))
+
     def _failure(self, state: RunState, updates: int, iteration: int, steps: int) -> RunError:
         """What went wrong in the last of `updates` iterations from `state`: its rollout is collected once more and read."""
         if updates > 1:
-            state = self._program(state, np.int32(updates - 1), np.int32(self.num_steps))[0]
-        collect_key, _ = _keys_of(state.key, state.iteration)
+            state = self._called(state, updates - 1, self.num_steps)[0]
+        collect_key, _ = keys_of(state.key, state.iteration)
         collect = jax.jit(lambda agent, key, env: self._collector.collect(self.algorithm.policy(agent), key, env)[1])
         rollout = collect(state.agent, collect_key, state.env)
         for name in ("obs", "reward", "next_obs"):
@@ -297,7 +311,9 @@ class CompiledRunner(_Runner):
     def close(self) -> None:
         """Nothing to close."""
 
-    def _build(self, state: RunState) -> None:
+    def _traced(self, state: RunState) -> tuple[Iteration, EpisodeLog]:
+        """One iteration, traced, and the shapes of its episode log; sets the names of the metrics."""
+
         @partial(jax.jit, inline=True)  # traced once, for its shapes and for the program
         def iteration(state: RunState, keys: Key) -> tuple[RunState, dict[str, Array], EpisodeLog]:
             collect_key, update_key = keys
@@ -305,8 +321,12 @@ class CompiledRunner(_Runner):
             agent, metrics = self._update(update_key, state.agent, rollout)
             return RunState(agent, env, state.key, state.iteration + 1), metrics, log
 
-        _, metrics, log = jax.eval_shape(iteration, state, _keys_of(state.key, state.iteration))
+        _, metrics, log = jax.eval_shape(iteration, state, keys_of(state.key, state.iteration))
         self._names = sorted(metrics)
+        return iteration, log
+
+    def _build(self, state: RunState) -> None:
+        iteration, log = self._traced(state)
         self._capacity = max(1, min(1024, LOG_ELEMENTS // int(np.prod(log.ended.shape))))
         capacity = self._capacity
         finite_at = self._names.index("finite")
@@ -315,7 +335,7 @@ class CompiledRunner(_Runner):
             values = jnp.zeros((capacity, len(self._names)), jnp.float32)
             logs = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), log)
             # All keys at once: few large operations instead of many small ones in every iteration.
-            keys = jax.vmap(_keys_of, (None, 0))(state.key, state.iteration + jnp.arange(capacity, dtype=jnp.int32))
+            keys = jax.vmap(keys_of, (None, 0))(state.key, state.iteration + jnp.arange(capacity, dtype=jnp.int32))
 
             def more(loop: Any) -> Array:
                 count, state, values, _ = loop
@@ -336,7 +356,11 @@ class CompiledRunner(_Runner):
 
 
 class HostRunner(_Runner):
-    """Steps Gymnasium's environments and calls the jitted update. Each seed gets environments of its own."""
+    """Steps Gymnasium's environments and calls the jitted update. Each seed gets environments of its own.
+
+    Attributes:
+        processes: that step them, this one included.
+    """
 
     def __init__(self, env: GymnasiumEnv, algorithm: Algorithm, num_envs: int, num_steps: int, user_metrics: UserMetrics | None = None):
         super().__init__(env, algorithm, num_envs, num_steps, user_metrics)
@@ -345,12 +369,14 @@ class HostRunner(_Runner):
         self._names: list[str] = []  # of the metrics, known once the update was traced
         self._jitted: Any = None
         self._warm = False
+        self.processes = env.processes(num_envs, num_steps)
 
     def start(self, seed: int, init_policy: Any = None) -> RunState:
         """The state before the first step of run `seed`; makes its environments."""
         self.close()
         state, env_key = self._start(seed, init_policy, lambda key: ())
-        self._collector = HostCollector(self.env, self.algorithm.collect, self.num_envs, seed=seed, key=env_key)
+        how = self.env, self.algorithm.collect, self.num_envs
+        self._collector = HostCollector(*how, seed=seed, key=env_key, processes=self.processes)
         return state
 
     def advance(self, state: RunState, updates: int, until: Until | None = None, end: int | None = None) -> tuple[RunState, Chunk, bool]:
@@ -418,7 +444,7 @@ class HostRunner(_Runner):
 
     def _compile(self, key: Key, iteration: Any, agent: Agent, rollout: Rollout) -> Any:
         def program(key: Key, iteration: Array, agent: Agent, rollout: Rollout) -> tuple[Agent, Array]:
-            _, update_key = _keys_of(key, iteration)
+            _, update_key = keys_of(key, iteration)
             rollout = with_log_prob(self.algorithm.policy(agent), rollout, self.algorithm.collect.distributions)
             agent, metrics = self._update(update_key, agent, rollout)
             self._names = sorted(metrics)

@@ -17,24 +17,24 @@ import numpy as np
 
 from policygrad import policies
 from policygrad._version import __version__
+from policygrad.compilation import cores, placed, ready
 from policygrad.compilation import device as present_device
-from policygrad.compilation import keep_programs, placed
 from policygrad.diagnostics import diagnosed
-from policygrad.envs import LQR, AnyEnv, Env, FiniteMDP, has_gymnasium, make
-from policygrad.errors import PolicygradError, RunError, UsageError
+from policygrad.envs import LQR, AnyEnv, Env, FiniteMDP, GymnasiumEnv, has_gymnasium, make
+from policygrad.errors import PolicygradError, RunError, UnknownNameError, UsageError
 from policygrad.records import Records, default_run_dir
 from policygrad.settings import MOST_AT_ONCE, count, seed_list
 from policygrad.spaces import Discrete
 from policygrad.training.evaluations import EPISODES, Evaluations, evaluator_of
 from policygrad.training.history import History, Recorder, first_solved
-from policygrad.training.parallel import Interruption, cores, side_by_side
+from policygrad.training.parallel import Interruption, side_by_side
 from policygrad.training.progress import Progress, choose_mode
 from policygrad.training.result import Run, RunProgress, SeedResult
 from policygrad.training.runners import Chunk, CompiledRunner, HostRunner, RunState, UserMetrics, initial_agent, spec_of
+from policygrad.training.together import TogetherRunner
 from policygrad.types import Algorithm, PyTree, Spec
 
-CHUNK_SECONDS = 0.25
-"""How long a chunk of iterations should take: progress and records between chunks then cost well under 1 %."""
+SEED_LOOPS = ("auto", "alone", "together")
 
 LEAST_SAMPLE = 0.1
 """Importance weights that leave a smaller share of the sample are warned about: the estimate then hangs on a few steps."""
@@ -57,13 +57,14 @@ class _Session:
         diagnostics: bool,
         env_options: dict,
         workers: int = 1,
+        together: bool = False,
     ):
         if not isinstance(algorithm, Algorithm):
             raise UsageError(f"algorithm: got {type(algorithm).__name__}; pass what a recipe returns, e.g. policygrad.reinforce()")
         if not isinstance(diagnostics, bool):
             raise UsageError(f"diagnostics: got {diagnostics!r}; it must be True or False")
         self.num_steps = count("num_steps", num_steps)
-        keep_programs()
+        ready()
         self.env: AnyEnv = make(env, backend, **env_options)
         self.algorithm = algorithm
         fixed = None if isinstance(self.env, Env) else self.env.fixed_num_envs
@@ -85,8 +86,11 @@ class _Session:
             self.algorithm = diagnosed(algorithm, exact)
         sizes = self.algorithm, self.num_envs, self.num_steps, metrics
         self.workers = workers if isinstance(self.env, Env) else 1
+        self.together = together and self.workers > 1
         self.runner: CompiledRunner | HostRunner
-        if isinstance(self.env, Env):
+        if isinstance(self.env, Env) and self.together:
+            self.runner = TogetherRunner(self.env, *sizes, seeds=workers)
+        elif isinstance(self.env, Env):
             self.runner = CompiledRunner(self.env, *sizes, alone=self.workers == 1)
         else:
             self.runner = HostRunner(self.env, *sizes)
@@ -192,6 +196,7 @@ def train(
     wrappers: Sequence[Callable[[Any], Any]] = (),
     vectorization: str = "auto",
     device: str = "auto",
+    seed_loop: str = "auto",
     out: str | Path | bool | None = None,
     init: Any = None,
     until_solved: bool = False,
@@ -213,10 +218,13 @@ def train(
         num_steps: steps of all environments together, per seed; rounded up to whole updates.
         num_envs: environments side by side; None takes the recipe's.
         seed: of a single run (0 if neither is given).
-        seeds: n for the seeds 0 to n − 1, or a list. Each gives bit for bit what it gives alone: in the compiled loop, without
-            callbacks, as many run side by side as there are cores; else one after the other.
+        seeds: n for the seeds 0 to n − 1, or a list; how they run is `seed_loop`.
         backend: "auto", "compiled" or "gymnasium"; see `envs.make`, also for `env_args`, `wrappers`, `vectorization`.
         device: "cpu" or "gpu", where the programs run; "auto" takes a GPU where JAX finds one.
+        seed_loop: "alone": each seed gives bit for bit what it gives alone; in the compiled loop, on a CPU and without callbacks, as
+            many run side by side as there are cores, else one after the other. "together": one program advances all seeds, on all
+            devices of its kind (`jax.vmap`): each is equal in distribution to the seed alone, not bit for bit. "auto" is together on
+            a GPU, which a single seed would leave idle, and else alone; and alone with callbacks and where Gymnasium is stepped.
         out: the run directory; None makes runs/<env>/<algorithm>/<stamp>; False writes nothing.
         init: a policy, or a file of one, to start from; of the structure that the algorithm builds.
         until_solved: stop a seed with the update in which the mean return of the last 20 episodes reaches the
@@ -252,9 +260,10 @@ def train(
     callback_every = count("callback_every", callback_every)
     evaluate_every = None if evaluate_every is None else count("evaluate_every", evaluate_every)
     evaluate_episodes = count("evaluate_episodes", evaluate_episodes, MOST_AT_ONCE)
-    # On one GPU programs would take turns, and all of their memory at once.
-    workers = 1 if calls or present_device().platform != "cpu" else min(len(chosen), cores())
-    session = _Session(env, algorithm, num_steps, num_envs, backend, init, metrics, diagnostics, options, workers)
+    together, workers = _seed_loop(seed_loop, len(chosen), bool(calls))
+    session = _Session(env, algorithm, num_steps, num_envs, backend, init, metrics, diagnostics, options, workers, together)
+    if seed_loop == "together" and not isinstance(session.env, Env):
+        raise UsageError(f"seed_loop: got together, but {session.env.name} is stepped by Gymnasium; take a compiled environment, or alone")
     evaluator = evaluator_of(session.env, evaluate_every, evaluate_episodes)
     threshold = session.env.reward_threshold
     if until_solved and threshold is None:
@@ -282,6 +291,8 @@ def train(
         with display, Interruption() as interruption:
             if isinstance(session.env, Env) and isinstance(env, str) and backend == "auto" and has_gymnasium(env):
                 display.message(f"{env}: compiled environment (JAX), the twin of Gymnasium's; backend gymnasium runs that one")
+            if isinstance(session.env, GymnasiumEnv) and (remark := session.env.remark(session.num_envs, session.num_steps)):
+                display.message(remark)
             if session.remark:
                 display.warn(session.remark)
             sample = _SampleSize(display.warn)
@@ -300,6 +311,7 @@ def train(
                         display.warn(f"seed {result.seed} failed: {error}")
                 finally:
                     runner.close()
+                    result.policy, result.best_policy = runner.finished((result.policy, result.best_policy))
                     watch.close()
                     display.over(index)
 
@@ -379,9 +391,9 @@ def _train_seed(
                 answers = [call(here) for call in calls]  # every callback is called, also after one that stops
                 if any(isinstance(answer, bool | np.bool_) and answer for answer in answers):
                     break
-            if took < CHUNK_SECONDS / 2:
+            if took < runner.chunk_seconds / 2:
                 updates = min(updates * 2, 1 << 14)
-            elif took > CHUNK_SECONDS * 2:
+            elif took > runner.chunk_seconds * 2:
                 updates = max(updates // 2, 1)
             if solved:
                 break
@@ -417,6 +429,28 @@ class _SampleSize:
             )
 
 
+def _seed_loop(how: str, seeds: int, callbacks: bool) -> tuple[bool, int]:
+    """(whether one program advances all seeds, how many seeds run at once)."""
+    if how not in SEED_LOOPS:
+        raise UnknownNameError("seed_loop", how, SEED_LOOPS)
+    if how == "together" and callbacks:
+        raise UsageError("seed_loop: got together with callbacks, which see one seed after the other; leave one of them out")
+    on_cpu = present_device().platform == "cpu"
+    if seeds == 1 or callbacks:
+        return False, 1
+    if how == "together" or (how == "auto" and not on_cpu):
+        return True, seeds
+    # On a GPU programs would take turns, and all of their memory at once.
+    return False, min(seeds, cores()) if on_cpu else 1
+
+
+def _said(session: _Session) -> str:
+    """How the seeds run, for the record."""
+    if session.together:
+        return f"{session.workers} together in one program, equal in distribution to each alone"
+    return f"{'one after the other' if session.workers == 1 else f'{session.workers} side by side'}, bit-equal to each alone"
+
+
 def _configuration(session: _Session, seeds: list[int], env_args: dict[str, Any] | None) -> dict[str, Any]:
     import equinox
     import gymnasium
@@ -431,7 +465,8 @@ def _configuration(session: _Session, seeds: list[int], env_args: dict[str, Any]
         "env_args": _plain(env_args or {}),
         "backend": env.backend,
         "vectorization": None if isinstance(env, Env) else env.vectorization,
-        "seed_loop": f"{'one after the other' if session.workers == 1 else f'{session.workers} side by side'}, bit-equal to each alone",
+        "processes": session.runner.processes if isinstance(session.runner, HostRunner) else 1,
+        "seed_loop": _said(session),
         "num_steps": session.num_steps,
         "num_envs": session.num_envs,
         "seeds": seeds,

@@ -10,6 +10,10 @@ import numpy as np
 from policygrad.errors import UsageError
 
 
+class ShapeError(ValueError):
+    """An observation of another shape than its space's."""
+
+
 class InTurn:
     """What Gymnasium's `SyncVectorEnv` does in SAME_STEP, without what a collector does not read.
 
@@ -18,6 +22,9 @@ class InTurn:
 
     Args:
         env_fns: each makes one environment.
+
+    Attributes:
+        at: the environment that is being stepped or reset, or was last: the one that an exception comes from.
 
     Raises:
         UsageError: if they differ in their spaces.
@@ -29,37 +36,45 @@ class InTurn:
         first = self.envs[0]
         self.single_observation_space, self.single_action_space = first.observation_space, first.action_space
         for i, env in enumerate(self.envs):
-            for name in ("observation_space", "action_space"):
-                if getattr(env, name) != getattr(first, name):
-                    raise UsageError(
-                        f"environment copies: got {name} {getattr(env, name)} in copy {i} and {getattr(first, name)} in copy 0;"
-                        " all copies must have the same"
-                    )
+            same_spaces(env, first.observation_space, first.action_space, i)
         self.metadata = {"autoreset_mode": "SameStep"}
         self.spec = getattr(first, "spec", None)
         self.unwrapped = self
+        self.at = 0
         self._shape = self.single_observation_space.shape
-        self._env_obs: list[Any] = [None] * self.num_envs
 
-    def reset(self, *, seed: Sequence[int]) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: Sequence[int] | np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
         """New episodes everywhere: (observations [B, …], infos)."""
         obs = self._empty()
-        for i, env in enumerate(self.envs):
-            self._put(obs, i, env.reset(seed=seed[i])[0])
+        self.reset_into(obs, seed)
         return obs, {}
+
+    def reset_into(self, obs: np.ndarray, seed: Sequence[int] | np.ndarray) -> None:
+        """Writes the first observations [B, …]."""
+        for i, env in enumerate(self.envs):
+            self.at = i
+            self._put(obs, i, env.reset(seed=int(seed[i]))[0])
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """(observations to act on next [B, …], rewards, terminated, truncated [B], {"final_obs": last ones by number}), all newly made."""
         obs, reward = self._empty(), np.empty(self.num_envs, np.float32)
         terminated, truncated = np.empty(self.num_envs, bool), np.empty(self.num_envs, bool)
+        final = self.step_into(actions, obs, reward, terminated, truncated)
+        return obs, reward, terminated, truncated, {"final_obs": final}
+
+    def step_into(
+        self, actions: np.ndarray, obs: np.ndarray, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray
+    ) -> dict[int, np.ndarray]:
+        """Writes what `step` returns; the last observations of episodes by number."""
         final: dict[int, np.ndarray] = {}
         for i, env in enumerate(self.envs):
+            self.at = i
             one, reward[i], terminated[i], truncated[i], _ = env.step(actions[i])
             if terminated[i] or truncated[i]:
                 final[i] = np.array(one)  # a copy: an environment may return the same buffer each time
                 one, _ = env.reset()
             self._put(obs, i, one)
-        return obs, reward, terminated, truncated, {"final_obs": final}
+        return final
 
     def close(self) -> None:
         """Closes all of them."""
@@ -70,9 +85,21 @@ class InTurn:
         return np.empty((self.num_envs, *self._shape), self.single_observation_space.dtype)
 
     def _put(self, obs: np.ndarray, index: int, one: Any) -> None:
-        self._env_obs[index] = one
         if getattr(one, "shape", None) != self._shape:
             one = np.asarray(one)
             if one.shape != self._shape:
-                raise ValueError(f"got an observation of shape {one.shape}, not {self._shape}")
+                raise ShapeError(
+                    f"got an observation of shape {one.shape}, its space says {self._shape};"
+                    " correct the environment or its observation_space"
+                )
         obs[index] = one
+
+
+def same_spaces(env: Any, observation_space: Any, action_space: Any, copy: int) -> None:
+    """Raises a `UsageError` if `env` has other spaces than the first copy."""
+    for name, expected in (("observation_space", observation_space), ("action_space", action_space)):
+        if getattr(env, name) != expected:
+            raise UsageError(
+                f"environment copies: got {name} {getattr(env, name)} in copy {copy} and {expected} in copy 0;"
+                " all copies must have the same"
+            )

@@ -1,0 +1,6 @@
+"""Vectors of Gymnasium environments, without JAX, which worker processes never import.
+
+in_turn        in this process, one after the other
+side_by_side   a block in this process and one in each worker process, at the same time
+worker         what a worker process runs
+"""
