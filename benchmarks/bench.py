@@ -174,7 +174,7 @@ def cheetah(num_envs: int) -> Callable[[int], Rates]:
         settings = {**CLEANRL, "rollout_length": 2048 // num_envs}
         # What a run of some 300,000 steps gets unasked; this one is too short for that.
         how = "async" if num_envs > 1 else "auto"
-        work = 8_192, repeats, arithmetic(17, 6, 10), "HalfCheetah-v5"
+        work = 16_384, repeats, arithmetic(17, 6, 10), "HalfCheetah-v5"
         return runs(lambda: pg.ppo(**settings), *work, num_envs=num_envs, vectorization=how)
 
     return row

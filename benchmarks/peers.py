@@ -39,14 +39,19 @@ SOLVE = [sys.executable, "-m", "policygrad", "train", "ppo", "--env", "CartPole-
 
 
 def run(words: list[Any], cache: str = "off", where: str | None = None) -> tuple[dict[str, Any], float]:
-    """What a command printed last, and how long it took."""
+    """What a command printed last, and how long it took from its start to that line."""
     kept = {name: value for name, value in os.environ.items() if name not in ("JAX_COMPILATION_CACHE_DIR", "PYTHONPATH")}
-    begin = time.perf_counter()
-    done = subprocess.run(list(map(str, words)), env=kept | {"POLICYGRAD_CACHE": cache}, cwd=where, capture_output=True, text=True)
-    seconds = time.perf_counter() - begin
-    if done.returncode:
-        raise SystemExit(f"peers: {' '.join(map(str, words))} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1]), seconds
+    begin, seconds, last = time.perf_counter(), 0.0, ""
+    with tempfile.TemporaryFile("w+") as errors:
+        place = {"env": kept | {"POLICYGRAD_CACHE": cache}, "cwd": where}
+        with subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, stderr=errors, text=True, **place) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                seconds, last = time.perf_counter() - begin, line
+        if process.returncode:
+            errors.seek(0)
+            raise SystemExit(f"peers: {' '.join(map(str, words))} failed:\n{errors.read()}")
+    return json.loads(last), seconds
 
 
 def compared(name: str, pairs: int) -> dict[str, Any]:
@@ -67,7 +72,7 @@ def compared(name: str, pairs: int) -> dict[str, Any]:
 
 
 def solve(pairs: int) -> list[dict[str, Any]]:
-    """Seconds from the start of the process to the solved CartPole, seed by seed."""
+    """Seconds from the start of the process to the line that tells that CartPole is solved, seed by seed."""
     found: dict[str, list[float]] = {"cold": [], "warm": [], "theirs": []}
     for seed in range(pairs):
         with tempfile.TemporaryDirectory() as folder:

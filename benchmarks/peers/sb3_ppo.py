@@ -55,7 +55,7 @@ def cartpole(seed: int = 0, solve: bool = False) -> None:
     print(json.dumps({"rates": [model.num_timesteps / (time.perf_counter() - begin)], "steps_to_solve": solved.steps}))
 
 
-def cheetah(num_envs: int, num_steps: int = 8_192) -> None:
+def cheetah(num_envs: int, num_steps: int = 16_384) -> None:
     env = VecNormalize(make_vec_env("HalfCheetah-v5", n_envs=num_envs, seed=0))
     model = PPO("MlpPolicy", env, n_steps=2048 // num_envs, batch_size=64, n_epochs=10, learning_rate=3e-4, seed=0, device="cpu")
     begin = time.perf_counter()
