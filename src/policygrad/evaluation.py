@@ -120,7 +120,7 @@ class Evaluator:
         assert not isinstance(env, Env)
         if self._host is not None:
             vector = self._host.vector.vector
-            env = replace(env, make_vector=lambda num_envs: vector)
+            env = replace(env, make_vector=lambda num_envs: vector, parts=None)
         self._host = HostCollector(env, self._collect, self._columns, seed=stream, key=key, sample=self._sample)
         rollout, _ = self._host.collect(policy, log_prob=False)
         return rollout.reward, rollout.mask

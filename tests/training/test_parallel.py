@@ -18,6 +18,7 @@ import pytest
 
 import policygrad as pg
 from policygrad.envs import gymnasium_adapter
+from policygrad.evaluation import Evaluator
 from policygrad.records import load_run
 from policygrad.training import runners
 from rollout.toys import leaves_equal
@@ -162,3 +163,15 @@ def test_worker_processes_where_they_pay(tmp_path, monkeypatch, capsys):
     alone = pg.train("Acrobot-v1", pg.ppo(hidden_sizes=(4,), rollout_length=16), out=False, vectorization="sync", **options)
     for a, b in zip(jax.tree.leaves(run.policy), jax.tree.leaves(alone.policy), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_evaluations_keep_their_workers():
+    evaluator = Evaluator(pg.make("Acrobot-v1", backend="gymnasium", vectorization="async", env_args={"max_episode_steps": 5}), 2)
+    policy = pg.train("Acrobot-v1", pg.reinforce(hidden_sizes=(4,)), num_steps=5, num_envs=1, out=False, figures=False).policy
+    first = evaluator(policy, 3)
+    vector = evaluator._host.vector.vector
+    again = evaluator(policy, 3)
+    assert evaluator._host.vector.vector is vector
+    np.testing.assert_array_equal(first.returns, again.returns)
+    evaluator.close()
+    assert all(process.returncode == 0 for process in vector.processes)

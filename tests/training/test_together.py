@@ -19,9 +19,12 @@ import pytest
 
 import policygrad as pg
 from policygrad import compilation
+from policygrad.envs import Env, time_limit
 from policygrad.errors import RunError, UsageError
 from policygrad.records import load_run
+from policygrad.spaces import Box, Discrete
 from policygrad.training import together
+from policygrad.types import Step
 from rollout.toys import fragile
 
 OPTIONS: dict[str, Any] = {"num_steps": 160, "num_envs": 4, "out": False, "figures": False}
@@ -90,13 +93,41 @@ def test_evaluations_and_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_that_fails_leaves_the_others() -> None:
     options = {"num_steps": 60, "num_envs": 4, "out": False, "metrics": lambda agent, rollout: {"worst": jnp.max(rollout.obs)}}
     algorithm = pg.reinforce(hidden_sizes=())
-    healthy = pg.train(fragile(2.0), algorithm, seeds=3, **options)
+    seeds = [3, 4, 5]
+    healthy = pg.train(fragile(2.0), algorithm, seeds=seeds, **options)
     second, first = np.sort([seed.metrics["worst"].max() for seed in healthy.seeds])[-2:]
     env = fragile(float((first + second) / 2))
-    run = pg.train(env, algorithm, seeds=3, seed_loop="together", **options)
-    alone = pg.train(env, algorithm, seeds=3, seed_loop="alone", **options)
+    run = pg.train(env, algorithm, seeds=seeds, seed_loop="together", **options)
+    alone = pg.train(env, algorithm, seeds=seeds, seed_loop="alone", **options)
+    (bad,) = [seed for seed in alone.seeds if seed.error]
+    assert len(bad.metrics["steps"]) not in (1, 3, 7, 15)  # not where a chunk of updates ends anyway
     assert len(run.failures) == 1
     assert {seed: str(error) for seed, error in run.failures.items()} == {seed: str(error) for seed, error in alone.failures.items()}
+    for ours, theirs in zip(run.seeds, alone.seeds, strict=True):
+        same(ours, theirs)
+
+
+def test_an_environment_that_carries_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys in its state are rows like all else, and go on from where they are, also where all rows are put in anew."""
+    original = together._Meeting._run
+
+    def forgetful(self: Any) -> Any:
+        self._given.clear()
+        return original(self)
+
+    monkeypatch.setattr(together._Meeting, "_run", forgetful)
+
+    def reset(key: Any) -> tuple[Any, Any]:
+        return key, jax.random.uniform(key, (1,))
+
+    def step(key: Any, state: Any, action: Any) -> tuple[Any, Step]:
+        state = jax.random.fold_in(state, action)
+        obs = jax.random.uniform(state, (1,))
+        return state, Step(obs, obs[0], obs[0] > 0.9, jnp.zeros((), bool))
+
+    env = time_limit(Env("Keys-v0", Box.of(0.0, 1.0, (1,)), Discrete(2), reset, step), 20)
+    run = pg.train(env, ppo(), seeds=2, seed_loop="together", **OPTIONS)
+    alone = pg.train(env, ppo(), seeds=2, seed_loop="alone", **OPTIONS)
     for ours, theirs in zip(run.seeds, alone.seeds, strict=True):
         same(ours, theirs)
 

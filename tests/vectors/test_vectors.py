@@ -24,9 +24,9 @@ def cartpole() -> gymnasium.Env:
     return gymnasium.make("CartPole-v1", disable_env_checker=True)
 
 
-def side_by_side(make: Any, num_envs: int, parts: int) -> SideBySide:
+def side_by_side(make: Any, num_envs: int, parts: int, **options: Any) -> SideBySide:
     env = cartpole()
-    return SideBySide(make, num_envs, parts, env.observation_space, env.action_space)
+    return SideBySide(make, num_envs, parts, env.observation_space, env.action_space, **options)
 
 
 def test_copies_that_differ_are_told_before_they_run() -> None:
@@ -59,7 +59,7 @@ def test_stepping_in_turn_is_what_gymnasium_does() -> None:
 @pytest.mark.parametrize(("num_envs", "parts", "workers"), [(5, 2, 1), (4, 4, 3), (1, 2, 1), (2, 1, 1)])
 def test_in_several_processes_it_is_the_same(num_envs: int, parts: int, workers: int) -> None:
     """Bit for bit, through episodes' ends; also where this process has no environment of its own."""
-    ours, theirs = side_by_side(cartpole, num_envs, parts), InTurn([cartpole] * num_envs)
+    ours, theirs = side_by_side(cartpole, num_envs, parts, spin=0.0 if parts > 2 else 1e-3), InTurn([cartpole] * num_envs)
     try:
         assert len(ours.processes) == workers
         for start in (0, 100):  # and again after another reset
@@ -76,7 +76,7 @@ def test_in_several_processes_it_is_the_same(num_envs: int, parts: int, workers:
                 for index, last in info["final_obs"].items():
                     np.testing.assert_array_equal(last, other["final_obs"][index])
                 ends += len(info["final_obs"])
-                kept.append((mine[0], mine[0].copy()))
+                kept += [(array, array.copy()) for array in (mine[0], *info["final_obs"].values())]
             assert ends > 0
             for array, then in kept:  # what was returned is the caller's: no later step writes into it
                 np.testing.assert_array_equal(array, then)
@@ -153,6 +153,41 @@ def test_what_goes_wrong_in_this_process() -> None:
         np.testing.assert_array_equal(vector.reset(seed=[0, 1, 2])[0], first)
     finally:
         vector.close()
+
+
+def test_no_worker_is_left_where_this_process_cannot_make_its_own() -> None:
+    started: list[Any] = []
+
+    class Half:
+        def __init__(self) -> None:
+            self.home = os.getpid()
+
+        def __call__(self) -> gymnasium.Env:
+            if os.getpid() == self.home:
+                raise RuntimeError("not here")
+            return cartpole()
+
+    class Watched(SideBySide):
+        def _start(self, order: bytes) -> None:
+            super()._start(order)
+            started.extend(self.processes)
+
+    env = cartpole()
+    with pytest.raises(RuntimeError, match="not here"):
+        Watched(Half(), 2, 2, env.observation_space, env.action_space)
+    assert [process.poll() is None for process in started] == [False]
+
+
+def test_what_environments_print_is_no_result(capfd: pytest.CaptureFixture[str]) -> None:
+    def talks() -> gymnasium.Env:
+        print("hello", flush=True)
+        return cartpole()
+
+    vector = side_by_side(talks, 1, 1)
+    vector.reset(seed=[0])
+    vector.close()
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "hello\n")
 
 
 def test_workers_with_other_spaces_are_told() -> None:

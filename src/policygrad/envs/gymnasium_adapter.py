@@ -32,6 +32,7 @@ from policygrad.errors import EnvError, SpaceError, UnknownNameError, UsageError
 from policygrad.spaces import Box, Discrete, Space, from_gymnasium
 from policygrad.vectors.in_turn import InTurn, ShapeError
 from policygrad.vectors.side_by_side import SideBySide, WorkerError, packed
+from policygrad.vectors.worker import SPIN
 
 VECTORIZATIONS = ("auto", "vector", "sync", "async", "envpool")
 AUTORESETS = ("same-step", "next-step", "disabled")
@@ -82,7 +83,9 @@ class Parts:
 
     def __call__(self, num_envs: int, processes: int) -> SideBySide:
         """A vector of `num_envs`."""
-        return SideBySide(self.single, num_envs, processes, self.observation_space, self.action_space)
+        # More processes than cores wait for something else, and would take the cores from each other.
+        spin = SPIN if processes <= cores() else 0.0
+        return SideBySide(self.single, num_envs, processes, self.observation_space, self.action_space, spin=spin)
 
     def can_be_sent(self) -> bool:
         """Whether another process could make these environments."""

@@ -43,12 +43,22 @@ class SideBySide:
         num_envs: B.
         parts: blocks, this process's included; at most one for each environment. With one environment, it goes to a worker.
         observation_space, action_space: of one environment.
+        spin: seconds that whoever waits asks again before it sleeps; 0 where there are more processes than cores.
 
     Raises:
         UsageError: `make` cannot be sent to another process.
     """
 
-    def __init__(self, make: Callable[[], Any], num_envs: int, parts: int, observation_space: Any, action_space: Any):
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        num_envs: int,
+        parts: int,
+        observation_space: Any,
+        action_space: Any,
+        *,
+        spin: float = worker.SPIN,
+    ):
         self.num_envs = num_envs
         self.single_observation_space, self.single_action_space = observation_space, action_space
         self.metadata = {"autoreset_mode": "SameStep"}
@@ -62,6 +72,7 @@ class SideBySide:
         layout = worker.fields(num_envs, observation_space, action_space)
         spaces = observation_space, action_space
         orders = [packed((make, spaces, num_envs, *block)) for block in self._blocks]
+        self._spin = spin
         self._memory = _shared(worker.size(layout))
         memory = mmap.mmap(self._memory, worker.size(layout))
         self._shared = worker.arrays(layout, memory)
@@ -70,19 +81,26 @@ class SideBySide:
         self._started = self._broken = False
         for order in orders:
             self._start(order)
-        self._envs = InTurn([make] * self._mine) if self._mine else None
-        self.spec = getattr(self._envs.envs[0], "spec", None) if self._envs else None
+        self._envs: InTurn | None = None
         self.at: int | None = None
+        try:
+            self._envs = InTurn([make] * self._mine) if self._mine else None
+        except BaseException:
+            self.close()
+            raise
+        self.spec = getattr(self._envs.envs[0], "spec", None) if self._envs else None
 
     def _start(self, order: bytes) -> None:
         ours, theirs = socket.socketpair()
-        code = f"from policygrad.vectors.worker import main; main({theirs.fileno()}, {self._memory})"
+        code = f"from policygrad.vectors.worker import main; main({theirs.fileno()}, {self._memory}, {self._spin})"
         # The package may be importable only by this process's own path.
         path = os.pathsep.join([_SOURCE, *filter(None, [os.environ.get("PYTHONPATH")])])
         process = subprocess.Popen(
             [sys.executable, "-c", code],
             pass_fds=(theirs.fileno(), self._memory),
             stdin=subprocess.DEVNULL,
+            stdout=2,  # what environments print must not stand between the results on stdout
+            process_group=0,  # Ctrl-C goes to the processes of a terminal's group; a worker that dies of it could not end in order
             env=os.environ | {"PYTHONPATH": path},
         )
         theirs.close()
@@ -112,7 +130,7 @@ class SideBySide:
         self._order(worker.STEP)
         made = [np.empty_like(shared[name]) for name in ("obs", "reward", "terminated", "truncated")]
         final: dict[int, np.ndarray] = self._here(lambda envs: envs.step_into(actions[:mine], *(array[:mine] for array in made))) or {}
-        self._answers(worker.SPIN)
+        self._answers(self._spin)
         for name, array in zip(("obs", "reward", "terminated", "truncated"), made, strict=True):
             array[mine:] = shared[name][mine:]
         obs, reward, terminated, truncated = made

@@ -25,7 +25,7 @@ RESET, STEP = b"r", b"s"
 DONE, FAILED = b"d", b"f"
 
 SPIN = 1e-3
-"""Seconds that a worker asks for the next order before it goes to sleep: waking up takes longer than a small policy."""
+"""Seconds to ask for the next byte before going to sleep: waking up takes longer than a small policy's answer."""
 
 
 class Field(NamedTuple):
@@ -92,7 +92,7 @@ def _exactly(channel: socket.socket, count: int) -> bytes:
     return data
 
 
-def awaited(channel: socket.socket, spin: float = SPIN) -> bytes:
+def awaited(channel: socket.socket, spin: float) -> bytes:
     """The next byte; b"" where the other process is gone. Asks again and again for `spin` seconds, and then sleeps."""
     until = time.perf_counter() + spin
     try:
@@ -106,13 +106,14 @@ def awaited(channel: socket.socket, spin: float = SPIN) -> bytes:
         return b""
 
 
-def main(channel_number: int, memory_number: int) -> None:
+def main(channel_number: int, memory_number: int, spin: float) -> None:
     """Runs until it is told to end.
 
     Args:
         channel_number, memory_number: file descriptors.
+        spin: as of `awaited`.
     """
-    # Ctrl-C goes to every process of a terminal. It ends the run, in order; a worker that dies of it would not.
+    # Who interrupts all processes means the run, which ends in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel, block = socket.socket(fileno=channel_number), None
     try:
@@ -124,7 +125,7 @@ def main(channel_number: int, memory_number: int) -> None:
             _tell(channel, error, None)
             return
         channel.sendall(DONE)
-        while order := awaited(channel):
+        while order := awaited(channel, spin):
             try:
                 block.reset() if order == RESET else block.step()
             except Exception as error:
