@@ -144,6 +144,7 @@ class Ascent(NamedTuple):
     gradient: Callable[..., tuple[Params, dict]]  # (params, batch, progress) -> (gradient of J, info)
     step: Callable[..., tuple[Params, PyTree, dict]]  # (key, params, state, batch, progress, refresh) -> (params, state, info)
     # refresh(params) -> Batch: the batch anew, with advantages and weights of moved params
+    check: Callable[[int], None] = lambda steps: None  # a UsageError for batches of so many steps that it cannot take
 
 
 def adopt(agent: Agent, policy: Any) -> Agent:
@@ -162,4 +163,5 @@ class Algorithm(NamedTuple):
     gradient: Callable[[Agent, Rollout], tuple[Params, dict]]
     update: Callable[[Key, Agent, Rollout], tuple[Agent, dict]]
     contributions: Callable[[Agent, Rollout], Params]  # [n, …]: what each column of the rollout adds to `gradient`
+    check: Callable[[int], None] = lambda steps: None  # the ascent's
     adopt: Callable[[Agent, Any], Agent] = adopt  # (agent, acting policy) -> the agent that acts so: undoes `policy`

@@ -90,7 +90,7 @@ def test_mistakes(name: str, options: dict[str, Any], error: type[UsageError], l
 def test_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "envpool", None)
     with pytest.raises(
-        UsageError, match=r'^vectorization envpool needs EnvPool: got none installed; pip install "policygrad\[fast-envs\]"$'
+        UsageError, match=r'^vectorization: got envpool, but EnvPool is not installed; pip install "policygrad\[fast-envs\]"$'
     ):
         make("CartPole-v1", vectorization="envpool")
 

@@ -58,6 +58,13 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"env_args": {"colour": 1}}, r"^environment 'Bandit-v0' does not take colour; its keyword arguments: means, sigma$"),
     ({"algorithm": "reinforce"}, r"^algorithm: got str; pass what a recipe returns, e\.g\. policygrad\.reinforce\(\)$"),
     ({"algorithm": pg.reinforce}, r"^algorithm: got function; pass what a recipe returns, [^\n]*$"),
+    *(
+        (
+            {"algorithm": recipe(minibatches=7, rollout_length=8)},
+            r"^minibatches: got 7 for a batch of \d+ steps; it must divide them into [^\n]*$",
+        )
+        for recipe in (pg.ppo, pg.ppo_kl)
+    ),
     ({"algorithm": pg.reinforce(sigma=0.5)}, r"^[^\n]*sigma[^\n]*Discrete\(5\)[^\n]*$"),
 ]
 

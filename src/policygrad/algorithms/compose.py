@@ -136,7 +136,7 @@ def compose(
         kept = kept._replace(steps=agent.steps + jnp.sum(mask > 0, dtype=jnp.int32))
         return kept, {**metrics, "finite": finite}
 
-    return Algorithm(name, settings, collect, init, lambda agent: agent.params.policy, gradient, update, by_column)
+    return Algorithm(name, settings, collect, init, lambda agent: agent.params.policy, gradient, update, by_column, ascent.check)
 
 
 def all_finite(tree: PyTree) -> Array:

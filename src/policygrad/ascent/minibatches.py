@@ -41,8 +41,7 @@ def shuffled(key: Key, size: int, minibatches: int, epochs: int = 1) -> Array:
     Reference:
         Black and Rogaway 2002, "Ciphers with arbitrary finite domains".
     """
-    if minibatches < 1 or size % minibatches:
-        raise UsageError(f"minibatches: got {minibatches} for a batch of {size} steps; it must divide them into equal parts")
+    must_divide(minibatches, size)
     words = jax.random.bits(key, (epochs, ROUNDS, 1), jnp.uint32)
     a, b = _sides(size)
 
@@ -58,6 +57,12 @@ def shuffled(key: Key, size: int, minibatches: int, epochs: int = 1) -> Array:
     if a * b > size:
         order = jax.lax.while_loop(lambda x: jnp.any(x >= size), lambda x: jnp.where(x >= size, once(x), x), order)
     return order.astype(jnp.int32).reshape(epochs, minibatches, size // minibatches)
+
+
+def must_divide(minibatches: int, size: int) -> None:
+    """Raises a `UsageError` where a batch of `size` steps has no such equal parts."""
+    if minibatches < 1 or size % minibatches:
+        raise UsageError(f"minibatches: got {minibatches} for a batch of {size} steps; it must divide them into equal parts")
 
 
 def _sides(size: int) -> tuple[int, int]:

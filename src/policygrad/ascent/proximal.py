@@ -8,12 +8,13 @@ What keeps π near is the loss: a ratio that is clipped (`clipped_loss`), or a d
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from policygrad.ascent.minibatches import flattened, shuffled, taken
+from policygrad.ascent.minibatches import flattened, must_divide, shuffled, taken
 from policygrad.ascent.natural import above_zero, mean_kl, whole
 from policygrad.ascent.optimizer import Optimizer, gradient_ascent
 from policygrad.ascent.schedules import Schedule, as_schedule
@@ -103,7 +104,7 @@ def proximal(
     def step(key: Key, params: Params, state: PyTree, batch: Batch, progress: Array, refresh: Any = None) -> tuple[Params, PyTree, dict]:
         return _optimised(inner, passes, key, params, state, batch, progress, refresh)
 
-    return Ascent(inner.init, whole_batch, step)
+    return Ascent(inner.init, whole_batch, step, partial(must_divide, minibatches))
 
 
 def proximal_kl(
@@ -158,7 +159,7 @@ def proximal_kl(
         info["kl"] = mean_kl(batch.old, params.policy, batch)
         return params, Penalised(moments, adapted(penalty, info["kl"], as_schedule(target_kl)(progress))), info | {"kl_penalty": penalty}
 
-    return Ascent(init, gradient_of(loss(initial_penalty)), step)
+    return Ascent(init, gradient_of(loss(initial_penalty)), step, partial(must_divide, minibatches))
 
 
 def adapted(penalty: Array, kl: Array, target_kl: float | Array) -> Array:

@@ -81,7 +81,7 @@ def _spec(name: str, args: dict[str, Any]) -> Any:
     try:
         import envpool  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise UsageError('vectorization envpool needs EnvPool: got none installed; pip install "policygrad[fast-envs]"') from None
+        raise UsageError('vectorization: got envpool, but EnvPool is not installed; pip install "policygrad[fast-envs]"') from None
     known = envpool.list_all_envs()
     if name not in known:
         raise UnknownNameError("environment of EnvPool's", name, known)

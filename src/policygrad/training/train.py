@@ -74,6 +74,8 @@ class _Session:
         if self.num_steps + self.num_envs * (algorithm.collect.count or 1) * 1000 > 2**31 - 1:
             raise UsageError(f"num_steps: got {self.num_steps:,}; counters hold up to 2^31 − 1 steps with one update to spare")
         self.init_policy = policies.load(init) if isinstance(init, str | Path) else init
+        if algorithm.collect.kind == "steps":
+            algorithm.check(algorithm.collect.count * self.num_envs)
         spec = spec_of(self.env, self.num_envs)
         if self.init_policy is not None:
             policies.require_spaces(self.init_policy, spec.observation_space, spec.action_space, self.env.name)
