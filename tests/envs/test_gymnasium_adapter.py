@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from policygrad.envs import gymnasium_adapter
-from policygrad.envs.gymnasium_adapter import AUTORESETS, GymnasiumEnv, StepCost, check_values, env_seeds, step_cost
+from policygrad.envs import processes
+from policygrad.envs.gymnasium_adapter import AUTORESETS, GymnasiumEnv, check_values, env_seeds
 from policygrad.envs.make import make
+from policygrad.envs.processes import StepCost, step_cost
 from policygrad.errors import RunError, UsageError
 from policygrad.rollout import HostCollector, episodes, steps
 from policygrad.spaces import Box, Discrete
@@ -488,7 +489,7 @@ SLOW, WAITING = StepCost(1e-3, 1.0), StepCost(1e-3, 0.05)
 def test_processes_are_chosen_where_they_pay(
     cost: StepCost, num_envs: int, num_steps: int | None, cores: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gymnasium_adapter, "cores", lambda: cores)
+    monkeypatch.setattr(processes, "cores", lambda: cores)
     env = dataclasses.replace(make("Acrobot-v1", backend="gymnasium"), cost=cost)
     assert env.workers == "chosen"
     assert env.processes(num_envs, num_steps) == expected

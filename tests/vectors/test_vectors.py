@@ -128,7 +128,7 @@ def test_what_goes_wrong_in_a_worker(how: str, error: type[Exception], message: 
         if isinstance(caught.value, WorkerError):
             assert vector.at == caught.value.index == 1
             assert caught.value.kind == {"raises": "ZeroDivisionError", "bends": "ShapeError"}[how]
-            assert "in step" in caught.value.traceback
+            assert "in step" in caught.value.__notes__[0]
         else:
             with pytest.raises(EOFError):  # and stays so
                 vector.step(np.zeros(3, np.int64))

@@ -8,6 +8,7 @@ finite_worlds      small ones with a name, each for one thing that it shows
 lqr                the linear-quadratic regulator: the continuous task with exact answers
 checks             what environments made of numbers ask of their arguments
 registry           names of compiled environments, the user's own included
+processes          whether several processes should step them
 gymnasium_adapter  ids, functions, environments and vectors of Gymnasium's, in all three autoreset modes
 envpool            EnvPool's
 make               the one call

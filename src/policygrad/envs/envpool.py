@@ -88,7 +88,7 @@ def _spec(name: str, args: dict[str, Any]) -> Any:
     try:
         with warnings.catch_warnings(action="ignore"):
             return envpool.make_spec(name, **args)
-    except Exception as error:
+    except Exception as error:  # TypeError from its own classes, others from C++
         text = str(error).splitlines()
         raise UsageError(
             f"environment {name}: EnvPool does not take these arguments: {text[0] if text else type(error).__name__}"

@@ -19,7 +19,6 @@ import importlib.util
 import inspect
 import os
 import signal
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,24 +26,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from policygrad.compilation import cores
+from policygrad.envs.processes import WORKERS_PAY, Parts, StepCost, step_cost
 from policygrad.errors import EnvError, SpaceError, UnknownNameError, UsageError
 from policygrad.spaces import Box, Discrete, Space, from_gymnasium
 from policygrad.vectors.in_turn import InTurn, ShapeError
-from policygrad.vectors.side_by_side import SideBySide, WorkerError, packed
-from policygrad.vectors.worker import SPIN
+from policygrad.vectors.side_by_side import WorkerError
 
 VECTORIZATIONS = ("auto", "vector", "sync", "async", "envpool")
 AUTORESETS = ("same-step", "next-step", "disabled")
 _NOTHING = contextlib.nullcontext()
-
-MOST_WORKERS = 64
-WORKERS_START = 1.5
-"""Seconds until worker processes are there: Python, NumPy, Gymnasium and the environment."""
-WORKERS_STEP = 60e-6
-"""Seconds that a vector step takes longer where it waits for other processes."""
-WORKERS_PAY = 5.0
-"""Seconds that worker processes must save, start-up taken off, to be chosen unasked."""
 
 
 class HostStep(NamedTuple):
@@ -64,36 +54,6 @@ def env_seeds(seed: int, num_envs: int, reset: int = 0) -> list[int]:
     `seed + i` would hand environment 1 of run 0 the stream of environment 0 of run 1; a hash of both numbers does not.
     """
     return [int(np.random.SeedSequence((seed, index, reset)).generate_state(1, np.uint32)[0] >> 1) for index in range(num_envs)]
-
-
-class StepCost(NamedTuple):
-    """What a step of one environment takes, by a few random ones."""
-
-    seconds: float  # median
-    busy: float  # share of them in which this process's processor worked: an environment may wait for something else
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Makes vectors that several processes step."""
-
-    single: Callable[[], Any]
-    observation_space: Any
-    action_space: Any
-
-    def __call__(self, num_envs: int, processes: int) -> SideBySide:
-        """A vector of `num_envs`."""
-        # More processes than cores wait for something else, and would take the cores from each other.
-        spin = SPIN if processes <= cores() else 0.0
-        return SideBySide(self.single, num_envs, processes, self.observation_space, self.action_space, spin=spin)
-
-    def can_be_sent(self) -> bool:
-        """Whether another process could make these environments."""
-        try:
-            packed(self.single)
-        except UsageError:
-            return False
-        return True
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +83,7 @@ class GymnasiumEnv:
         """
         if self.parts is None or self.cost is None:
             return 1
-        most = self._most(num_envs)
+        most = self.cost.processes(num_envs)
         if self.vectorization == "async":
             return most
         return most if self.workers == "chosen" and self._pay(num_envs, num_steps, most) else 1
@@ -136,21 +96,15 @@ class GymnasiumEnv:
         chosen = self.processes(num_envs, num_steps)
         if chosen > 1:
             return f"{found}, so {chosen} processes step the environments; vectorization sync steps them in this one"
-        most = self._most(num_envs)
+        most = self.cost.processes(num_envs)
         if self.workers == "advised" and self._pay(num_envs, num_steps, most):
             return f"{found}; vectorization async would step the environments in {most} processes"
         return ""
 
-    def _most(self, num_envs: int) -> int:
-        assert self.cost is not None
-        return min(num_envs, MOST_WORKERS, max(2, round(cores() / max(self.cost.busy, 0.01))))
-
     def _pay(self, num_envs: int, num_steps: int | None, processes: int) -> bool:
-        """Whether a run would take less, by more than `WORKERS_PAY` seconds, with so many processes."""
-        if self.cost is None or self.parts is None or num_steps is None or processes < 2 or (cores() == 1 and self.cost.busy > 0.5):
+        if self.cost is None or self.parts is None or num_steps is None:
             return False
-        a_step = self.cost.seconds * num_envs * (1 - 1 / processes) - WORKERS_STEP
-        return a_step * num_steps / num_envs - WORKERS_START > WORKERS_PAY and self.parts.can_be_sent()
+        return self.cost.saved(num_envs, num_steps, processes) > WORKERS_PAY and self.parts.can_be_sent()
 
     def vector(self, num_envs: int, seed: int, processes: int | None = None) -> VectorAdapter:
         """Makes `num_envs` environments with their own seed streams.
@@ -550,22 +504,6 @@ def _described(
         parts=parts,
         workers=workers,
     )
-
-
-def step_cost(env: Any) -> StepCost:
-    """Measures random steps for a twentieth of a second, 64 at the most."""
-    env.reset(seed=0)
-    took: list[float] = []
-    begin, worked = time.perf_counter(), time.process_time()
-    while len(took) < 64 and time.perf_counter() - begin < 0.05:
-        action = env.action_space.sample()
-        before = time.perf_counter()
-        _, _, terminated, truncated, _ = env.step(action)
-        took.append(time.perf_counter() - before)
-        if terminated or truncated:
-            env.reset()
-    elapsed = time.perf_counter() - begin
-    return StepCost(float(np.median(took)), min(1.0, (time.process_time() - worked) / max(elapsed, 1e-9)))
 
 
 def described_spaces(name: str, observation: Any, action: Any) -> tuple[Space, Space]:

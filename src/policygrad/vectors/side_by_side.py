@@ -26,13 +26,13 @@ class WorkerError(Exception):
 
     Attributes:
         index: the environment's number; None where they could not be made.
-        kind: the class of what was raised.
-        traceback: as Python prints it.
+        kind: the class of what was raised. The worker's own traceback is a note, which Python prints with this one.
     """
 
     def __init__(self, told: dict[str, Any]):
         super().__init__(told["message"])
-        self.index, self.kind, self.traceback = told["index"], told["kind"], told["traceback"]
+        self.index, self.kind = told["index"], told["kind"]
+        self.add_note(told["traceback"])
 
 
 class SideBySide:
@@ -203,7 +203,7 @@ def packed(what: Any) -> bytes:
 
     try:
         return cloudpickle.dumps(what)
-    except Exception as error:
+    except Exception as error:  # objects of the user's say in their own ways that they cannot be copied
         raise UsageError(
             f"vectorization: got async, but what makes the environment cannot be sent to another process"
             f" ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); use sync"

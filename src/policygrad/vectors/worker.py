@@ -121,14 +121,14 @@ def main(channel_number: int, memory_number: int, spin: float) -> None:
         envs = receive(channel)
         try:
             block = _Block(envs, memory_number)
-        except Exception as error:
+        except Exception as error:  # whatever the user's code raises is told, and ends nothing here
             _tell(channel, error, None)
             return
         channel.sendall(DONE)
         while order := awaited(channel, spin):
             try:
                 block.reset() if order == RESET else block.step()
-            except Exception as error:
+            except Exception as error:  # likewise
                 _tell(channel, error, block.at)
             else:
                 channel.sendall(DONE)
