@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,8 @@ def test_few_effective_samples_are_warned_about_once(capsys: pytest.CaptureFixtu
 
     pg.train("Bandit-v0", algorithm._replace(update=update), num_steps=40, num_envs=8, seeds=[3, 1], **QUICK)
     (line,) = capsys.readouterr().err.splitlines()
-    assert "the importance weights leave 4 % of the sample (effective_sample_size) in update 3 of seed 3: " in line
+    # Seeds go side by side: whichever comes to its third update first is the one that is named.
+    assert re.search(r"the importance weights leave 4 % of the sample \(effective_sample_size\) in update 3 of seed [31]: ", line)
     assert "learning_rate" in line
 
 
