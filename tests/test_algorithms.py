@@ -517,6 +517,11 @@ BAD: dict[str, list[Any]] = {
     "initialisation": ["orthogonl", None],
     "sigma": [0.0, -1.0, NOT_A_NUMBER, "1"],
     "initial_sigma": [0.0, -1.0, NOT_A_NUMBER, "1"],
+    "features": ["fourrier", 3, None],
+    "memory": ["elman", 3],
+    "memory_size": [0, 2.5, True],
+    "truncate": [0, 2.5, "x"],
+    "head": ["gausian", 3, None],
     "policy": [3, tabular_softmax(np.zeros((S, A), np.float32))],
 }
 

@@ -15,8 +15,8 @@ import pytest
 
 import policygrad as pg
 from policygrad.envs import Env, time_limit
-from policygrad.envs.gymnasium_adapter import env_seeds
 from policygrad.envs.small_worlds import bandit_best_value, bandit_value
+from policygrad.envs.vector_adapter import env_seeds
 from policygrad.errors import PolicyFileError, RunError, SpaceError, UnknownNameError, UsageError
 from policygrad.statistics import bootstrap_interval
 from policygrad.types import Step

@@ -21,7 +21,7 @@ FRONT = "__init__"  # the package's own `__init__`, its front door
 LAYERS = (
     ("_version", "errors", "compilation"),
     ("spaces", "vectors"),
-    ("types",),
+    ("types", "contract"),
     ("settings",),
     ("envs", "policies"),
     ("rollout",),

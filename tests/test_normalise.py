@@ -452,7 +452,7 @@ def test_a_discount_must_come_from_somewhere() -> None:
 
 
 def test_wrong_algorithms_and_spaces_fail_when_the_agent_is_made() -> None:
-    with pytest.raises(SpaceError, match=r"^normalise: got observations Discrete\(4\); it must be a Box, or pass observations=False"):
+    with pytest.raises(SpaceError, match=r"^normalise: got observations Discrete\(4\); they must be a Box of floats, or have one"):
         normalise(STEPS).init(KEY, Spec(Discrete(4), Discrete(3), B))
     with pytest.raises(UsageError, match=r"^normalise: got an algorithm that normalises already; it must be applied once$"):
         normalise(reuse(normalise(STEPS), 2)).init(KEY, SPEC)

@@ -3,7 +3,7 @@
 train, iterate, evaluate, Run      the main job
 reinforce, actor_critic, a2c, npg, trpo, ppo, ppo_kl      recipes: each fills the slots of `compose`
 make, register, Env                environments
-policies, save, load               what acts
+policy, policies, save, load       what acts
 advantages, baselines, gradients, ascent, rollout      the slots
 combinators, reuse                 from algorithm to algorithm
 tuned                              settings that were measured, for an environment and an algorithm
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from policygrad.evaluation import Evaluation, evaluate
     from policygrad.gradients import pseudo_loss
     from policygrad.policies import load, save
+    from policygrad.policies.builders import policy
     from policygrad.training import Run, RunProgress, iterate, train
     from policygrad.tuned_settings import tuned
     from policygrad.types import Algorithm, Spec
@@ -53,6 +54,7 @@ _HOMES = {
     "evaluation": ("Evaluation", "evaluate"),
     "gradients": ("pseudo_loss",),
     "policies": ("load", "save"),
+    "policies.builders": ("policy",),
     "training": ("Run", "RunProgress", "iterate", "train"),
     "tuned_settings": ("tuned",),
     "types": ("Algorithm", "Spec"),
@@ -105,6 +107,7 @@ __all__ = [
     "npg",
     "oracle",
     "policies",
+    "policy",
     "ppo",
     "ppo_kl",
     "pseudo_loss",

@@ -55,7 +55,8 @@ import optax
 from policygrad.errors import SpaceError, UsageError
 from policygrad.policies.critics import CriticBuilder, default_critic, linear_critic, network_critic, table_critic
 from policygrad.policies.features import OneHot, Polynomial, num_monomials
-from policygrad.spaces import Discrete
+from policygrad.policies.policy import what_is_seen
+from policygrad.spaces import Box, Discrete, seen
 from policygrad.types import Array, Baseline, Centred, Key, Params, PyTree, Rollout, Spec
 
 Form = Literal["same-batch", "previous-batch", "leave-one-out"]
@@ -301,10 +302,10 @@ def _fitted(
         return (), _Fitted(model, model.zeros() if form == "previous-batch" else ())
 
     def by_column(model: Any, psi: Array, rollout: Rollout) -> PyTree:
-        return jax.vmap(model.measure, in_axes=1)(psi, weigh(rollout.mask), rollout.obs, rollout.time)
+        return jax.vmap(model.measure, in_axes=1)(psi, weigh(rollout.mask), what_is_seen(rollout.obs), rollout.time)
 
     def of_all(model: Any, psi: Array, rollout: Rollout) -> PyTree:
-        data = psi, weigh(rollout.mask), rollout.obs, rollout.time
+        data = psi, weigh(rollout.mask), what_is_seen(rollout.obs), rollout.time
         return model.solve(model.measure(*(x.reshape(psi.size, *x.shape[2:]) for x in data)))
 
     def subtract(state: _Fitted, psi: Array, rollout: Rollout) -> Array:
@@ -319,7 +320,7 @@ def _fitted(
             solution = jax.vmap(model.solve)(_others(sums) if form == "leave-one-out" else sums)
         else:
             solution = of_all(model, psi, rollout)
-        return jax.vmap(model.predict, in_axes=(0 if each else None, 1, 1), out_axes=1)(solution, rollout.obs, rollout.time)
+        return jax.vmap(model.predict, in_axes=(0 if each else None, 1, 1), out_axes=1)(solution, what_is_seen(rollout.obs), rollout.time)
 
     def fit(key: Key, state: _Fitted, params: Params, rollout: Rollout, centred: Centred) -> tuple[_Fitted, dict]:
         psi = jnp.where(rollout.mask > 0, centred.uncentred, 0)
@@ -445,7 +446,7 @@ def state_mean(form: Form = "same-batch") -> Baseline:
     """
 
     def build(spec: Spec) -> _Table:
-        space = spec.observation_space
+        space = seen(spec.observation_space)
         if not isinstance(space, Discrete):
             raise SpaceError(f"baseline: got 'state-mean' for observations {space}; they must be Discrete, or use least-squares")
         return _Table(space.n, by_time=False)
@@ -482,7 +483,11 @@ def least_squares(form: Form = "same-batch", *, degree: int = 2, ridge: float = 
         raise UsageError(f"ridge of the least-squares baseline: got {ridge!r}; it must be a finite number above 0")
 
     def build(spec: Spec) -> _Linear:
-        space = spec.observation_space
+        space = seen(spec.observation_space)
+        if not isinstance(space, Discrete | Box):
+            raise SpaceError(
+                f"baseline: got 'least-squares' for observations {space}; they must be Discrete or a Box, or use a value function"
+            )
         count = space.n if isinstance(space, Discrete) else num_monomials(space.size, degree)
         if count > MAX_FEATURES:
             raise UsageError(
@@ -615,7 +620,7 @@ def value(
         targets, mask = jax.lax.stop_gradient(centred.targets), rollout.mask
 
         def error(model: Any) -> tuple[Array, Array]:
-            missing = targets - model.value(rollout.obs)
+            missing = targets - model.along(rollout)
             return masked_mean(missing**2, mask), masked_variance(missing, mask)
 
         def improve(carry: Any, _: None) -> tuple[Any, tuple[Array, Array]]:
@@ -627,7 +632,7 @@ def value(
         state, (losses, left) = jax.lax.scan(improve, state, None, length=gradient_steps)
         return state, {"value_loss": losses[0], "explained_variance": _explained(left[0], targets, mask)}
 
-    return Baseline(init, centre, fit)
+    return Baseline(init, centre, fit, lambda state, params: state[0])
 
 
 def _explained(left: Array, targets: Array, mask: Array) -> Array:
@@ -666,7 +671,7 @@ def joint_value(critic: CriticBuilder | None = None) -> Baseline:
         left = masked_variance(centred.targets - centred.values, rollout.mask)
         return state, {"explained_variance": _explained(left, centred.targets, rollout.mask)}
 
-    return Baseline(init, centre, fit)
+    return Baseline(init, centre, fit, lambda state, params: params.critic)
 
 
 def value_table(

@@ -22,7 +22,8 @@ from policygrad.errors import SpaceError, UsageError
 from policygrad.gradients.off_policy import require_behaviour, require_space, require_whole_episodes
 from policygrad.policies import Normalised
 from policygrad.policies.normaliser import Running, Statistics, merged, no_statistics, running, standardised
-from policygrad.spaces import Box
+from policygrad.rollout.collect import all_allowed
+from policygrad.spaces import Box, Leaf, leaves, mapped
 from policygrad.types import Agent, Algorithm, Array, Key, Params, PyTree, Rollout, Spec, unattributed
 
 
@@ -30,7 +31,7 @@ class Normaliser(eqx.Module):
     """The state of `normalise`: a function from raw rollouts to normalised ones.
 
     Args:
-        observations: running statistics of o_t, [*shape] of one; () if observations are left as they are.
+        observations: running statistics of o_t, [*shape] of one, or in the structure of its parts; () where they are left as they are.
         returns: running statistics of R_t, scalars; () if rewards are.
         so_far: R_t after the last step of every fresh column, [B]; [B, 0] if rewards are left as they are.
         clip, epsilon: as of `normalise`.
@@ -52,14 +53,16 @@ class Normaliser(eqx.Module):
     def __call__(self, rollout: Rollout) -> Rollout:
         """The rollout in normalised units; rows that are no steps stay zeros."""
         valid = rollout.mask > 0
-        if isinstance(self.observations, Running):
-            _, mean, variance = self.observations.statistics
 
-            def units(obs: Array) -> Array:
-                rows = valid.reshape(valid.shape + (1,) * mean.ndim)
-                return jnp.where(rows, standardised(obs, mean, variance, self.clip, self.epsilon), 0)
+        def units(kept: Any, obs: Any) -> Any:
+            if not isinstance(kept, Running):
+                return obs
+            _, mean, variance = kept.statistics
+            rows = valid.reshape(valid.shape + (1,) * mean.ndim)
+            return jnp.where(rows, standardised(obs, mean, variance, self.clip, self.epsilon), 0)
 
-            rollout = rollout._replace(obs=units(rollout.obs), next_obs=units(rollout.next_obs))
+        obs, next_obs = (jax.tree.map(units, self.observations, o, is_leaf=_statistics) for o in (rollout.obs, rollout.next_obs))
+        rollout = rollout._replace(obs=obs, next_obs=next_obs)
         if isinstance(self.returns, Running):
             reward = jnp.clip(rollout.reward / self.reward_scale, -self.clip, self.clip)
             rollout = rollout._replace(reward=jnp.where(valid, reward, 0))
@@ -68,14 +71,28 @@ class Normaliser(eqx.Module):
     def moved(self, rollout: Rollout, discount: float | Array) -> Normaliser:
         """The statistics with the steps of a raw rollout in them; columns beyond the fresh ones are not looked at."""
         columns = min(self.so_far.shape[0], rollout.mask.shape[1])
-        obs, reward, time, mask = (leaf[:, :columns] for leaf in (rollout.obs, rollout.reward, rollout.time, rollout.mask))
-        observations, returns, so_far = self.observations, self.returns, self.so_far
-        if isinstance(observations, Running):
-            observations = merged(observations, obs, mask)
+        fresh = rollout.obs, rollout.reward, rollout.time, rollout.mask
+        obs, reward, time, mask = jax.tree.map(lambda leaf: leaf[:, :columns], fresh)
+        returns, so_far = self.returns, self.so_far
+
+        def moved(kept: Any, obs: Any) -> Any:
+            return merged(kept, obs, mask) if isinstance(kept, Running) else kept
+
+        observations = jax.tree.map(moved, self.observations, obs, is_leaf=_statistics)
         if isinstance(returns, Running):
             last, discounted = discounted_returns(so_far[:columns], reward, time, mask, discount)
             returns, so_far = merged(returns, discounted, mask), so_far.at[:columns].set(last)
         return dataclasses.replace(self, observations=observations, returns=returns, so_far=so_far)
+
+
+def _statistics(node: Any) -> bool:
+    """Whether a node is running statistics, or () in their place."""
+    return isinstance(node, Running) or (type(node) is tuple and not node)
+
+
+def _of_running(observations: PyTree, what: str) -> PyTree:
+    """One field of all statistics, in their structure."""
+    return jax.tree.map(lambda kept: getattr(kept.statistics, what) if kept else (), observations, is_leaf=_statistics)
 
 
 def discounted_returns(so_far: Array, reward: Array, time: Array, mask: Array, discount: float | Array) -> tuple[Array, Array]:
@@ -121,7 +138,8 @@ def normalise(
     Args:
         algorithm: any that does not normalise yet; in any order with `reuse`, whose logged rollouts are normalised too but do
             not move the statistics.
-        observations: whether to normalise them, o_t and the true next observation alike. For Box observations only.
+        observations: whether to normalise them, o_t and the true next observation alike: a Box of floats, or of observations with
+            parts each that is one; bytes (images), integers and masks of actions stay as they are.
         rewards: whether to scale them.
         clip: the largest normalised observation and reward, > 0; infinity does not clip.
         discount: γ of R, in [0, 1]; None takes the `discount` of the algorithm's settings.
@@ -136,7 +154,7 @@ def normalise(
 
     Raises:
         UsageError: for arguments out of range, no γ, or an algorithm that normalises already (when the agent is made).
-            SpaceError: for observations that are not a Box (when the agent is made).
+            SpaceError: for observations without a Box of floats (when the agent is made).
 
     Reference:
         Engstrom et al. 2020, "Implementation matters in deep policy gradients", section 3. There, and in wrappers of
@@ -157,8 +175,11 @@ def normalise(
 
     def init(key: Key, spec: Spec) -> Agent:
         space = spec.observation_space
-        if observations and not isinstance(space, Box):
-            raise SpaceError(f"normalise: got observations {space}; it must be a Box, or pass observations=False to scale rewards only")
+        if observations and not any(_normalisable(leaf) for _, leaf in leaves(space)):
+            raise SpaceError(
+                f"normalise: got observations {space}; they must be a Box of floats, or have one among their parts; or pass"
+                " observations=False to scale rewards only"
+            )
         agent = algorithm.init(key, spec)
         if isinstance(agent.normaliser, Normaliser):
             raise UsageError("normalise: got an algorithm that normalises already; it must be applied once")
@@ -166,7 +187,7 @@ def normalise(
         fresh = spec.num_envs if algorithm.collect.kind == "steps" else algorithm.collect.count or spec.num_envs
         return agent._replace(
             normaliser=Normaliser(
-                no_statistics(space.shape) if observations else (),
+                mapped(lambda leaf: no_statistics(leaf.shape) if _normalisable(leaf) else (), space) if observations else (),
                 no_statistics() if rewards else (),
                 jnp.zeros(fresh) if rewards else jnp.zeros((fresh, 0)),
                 clip,
@@ -181,13 +202,25 @@ def normalise(
         acting = algorithm.policy(agent)
         if not observations:
             return acting
-        count, mean, variance = agent.normaliser.observations.statistics
-        return Normalised(acting, mean, variance, count, clip, epsilon)
+        return normalised(acting, agent)
+
+    def normalised(acting: Any, agent: Agent) -> Normalised:
+        kept = agent.normaliser.observations
+        counts = jax.tree.leaves(_of_running(kept, "count"))
+        return Normalised(acting, _of_running(kept, "mean"), _of_running(kept, "variance"), counts[0], clip, epsilon)
+
+    def actor(agent: Agent) -> Any:
+        return normalised(algorithm.acting(agent), agent) if observations else algorithm.acting(agent)
 
     def adopt(agent: Agent, acting: Any) -> Agent:
         if not observations:
             return algorithm.adopt(agent, acting)
-        given = running(Statistics(acting.count, acting.mean, acting.variance))
+        given = jax.tree.map(
+            lambda mean, variance: () if type(mean) is tuple else running(Statistics(acting.count, mean, variance)),
+            acting.mean,
+            acting.variance,
+            is_leaf=_statistics,
+        )
         return algorithm.adopt(agent, acting.policy)._replace(normaliser=dataclasses.replace(agent.normaliser, observations=given))
 
     def gradient(agent: Agent, rollout: Rollout) -> tuple[Params, dict]:
@@ -207,7 +240,14 @@ def normalise(
         scale = {"reward_scale": before.reward_scale} if rewards else {}
         return kept, {**metrics, **scale, "finite": finite}
 
-    return algorithm._replace(init=init, policy=policy, gradient=gradient, update=update, contributions=contributions, adopt=adopt)
+    return algorithm._replace(
+        init=init, policy=policy, gradient=gradient, update=update, contributions=contributions, adopt=adopt, actor=actor
+    )
+
+
+def _normalisable(space: Leaf) -> bool:
+    """Numbers, not bytes: images are scaled by the networks that read them."""
+    return isinstance(space, Box) and space.dtype != "uint8"
 
 
 def _discount(algorithm: Algorithm, discount: Any) -> Any:
@@ -321,14 +361,14 @@ def joined(rollout: Rollout, logged: Rollout) -> Rollout:
             f"logged rollout: got extras {sorted(logged.extras)} with an environment of {sorted(rollout.extras)};"
             " record it in the same environment"
         )
-    if jax.tree.leaves((rollout.carry, logged.carry)):
+    if jax.tree.leaves((rollout.carry, rollout.critic_carry, logged.carry)):
         raise UsageError("logged rollout: got a policy with memory, whose memory of others' steps is not known; use one without")
     longest = max(rollout.mask.shape[0], logged.mask.shape[0])
 
     def side_by_side(ours: Array, theirs: Array) -> Array:
         return jnp.concatenate([_padded(ours, longest), _padded(jnp.asarray(theirs, ours.dtype), longest)], axis=1)
 
-    return jax.tree.map(side_by_side, rollout, logged)
+    return all_allowed(jax.tree.map(side_by_side, rollout, logged))
 
 
 def _padded(leaf: Array, rows: int) -> Array:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -26,12 +26,16 @@ BaselineName = Literal[
 FormName = Literal["same-batch", "previous-batch", "leave-one-out"]
 WeightName = Literal["none", "per-step", "per-decision", "trajectory"]
 NormalizeOver = Literal["minibatch", "batch"]
+FeaturesName = Literal["auto", "raw", "one-hot", "polynomial", "fourier", "rbf", "random-fourier", "nature-cnn", "small-cnn", "joined"]
+MemoryName = Literal["none", "gru", "lstm"]
+HeadName = Literal["auto", "gaussian", "state-gaussian", "full-gaussian", "squashed", "squashed-state", "beta"]
 
 CREDITS = ("reward-to-go", "total-return")
 ADVANTAGES = ("td", "n-step", "gae", "vtrace")
 MOST, MOST_AT_ONCE = 2**31 - 1, 2**20
 """What counters of steps hold; and environments side by side, or episodes of an evaluation."""
 DEVICES = ("auto", "cpu", "gpu")
+HEADS: tuple[str, ...] = get_args(HeadName)
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
 ACTIVATIONS = ("tanh", "relu", "leaky_relu", "elu", "gelu", "sigmoid", "silu", "softplus", "identity")
 INITIALISATIONS = ("orthogonal", "xavier", "lecun", "torch")
@@ -113,11 +117,19 @@ RANGES: dict[str, Range] = {
     "baseline_rate": RATE,
     "critic_steps": COUNT,
     "hidden_sizes": (_widths, "a list of whole numbers of at least 1, e.g. (64, 64)"),
-    "sigma": POSITIVE,
+    "sigma": (
+        lambda value: (_number(value) and value > 0) or (isinstance(value, Sequence) and not isinstance(value, str)),
+        "a finite number above 0 (in Python also one for each element, or a covariance matrix)",
+    ),
     "initial_sigma": POSITIVE,
+    "memory_size": COUNT,
+    "truncate": COUNT,
     "policy": FUNCTION,
 }
-OPTIONAL = {"weight_limit", "value_clip", "stop_kl", "step_size", "episodes_per_update", "max_grad_norm", "hidden_sizes", "sigma", "policy"}
+OPTIONAL = {
+    *("weight_limit", "value_clip", "stop_kl", "step_size", "episodes_per_update", "max_grad_norm", "hidden_sizes", "sigma", "policy"),
+    "truncate",
+}
 """Arguments that None turns off."""
 
 CHOICES: dict[str, tuple[Collection[str], Callable[[Any], bool]]] = {
@@ -127,6 +139,9 @@ CHOICES: dict[str, tuple[Collection[str], Callable[[Any], bool]]] = {
     "advantage": (ADVANTAGES, lambda value: False),
     "weight": (get_args(WeightName), lambda value: False),
     "normalize_over": (get_args(NormalizeOver), lambda value: False),
+    "features": (get_args(FeaturesName), callable),
+    "memory": (get_args(MemoryName), lambda value: value is None),
+    "head": (HEADS, lambda value: isinstance(value, Mapping)),
     "optimizer": (OPTIMIZERS, lambda value: callable(value) or hasattr(value, "update")),
     "activation": (ACTIVATIONS, lambda value: False),
     "initialisation": (INITIALISATIONS, lambda value: False),

@@ -2,11 +2,24 @@
 
 Gymnasium's space objects cannot ride through ``jax.jit`` as static data (hashing one raises, comparing two is
 approximate), so a space here is a frozen dataclass of numbers and tuples. `from_gymnasium` translates.
+
+    space           an element, as policies and records hold it
+    Discrete        an int32 scalar, counted from 0
+    MultiDiscrete   int32 [*shape], each counted from 0
+    MultiBinary     int8 [*shape] of 0 and 1
+    Box             float32 [*shape]; uint8 stays uint8
+    Dict            a dict of elements
+    Tuple           a tuple of elements
+
+So an element is a pytree whose leaves stand in the order of `leaves(space)`, which is JAX's: the keys of a Dict sorted. A batch of
+elements has the batch axes first, on every leaf.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +48,63 @@ class Discrete:
 
     def __str__(self) -> str:
         return f"Discrete({self.n}" + (f", start={self.start})" if self.start else ")")
+
+
+@dataclass(frozen=True)
+class MultiDiscrete:
+    """Arrays of integers, element i in start_i … start_i + n_i − 1; inside policygrad they count from 0.
+
+    Args:
+        counts: n_i, in C order.
+        shape: of one element; None for a vector.
+        starts: in C order; () for 0 everywhere.
+    """
+
+    counts: tuple[int, ...]
+    shape: tuple[int, ...] = None  # type: ignore[assignment]  # filled in below
+    starts: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.shape is None:
+            object.__setattr__(self, "shape", (len(self.counts),))
+
+    @property
+    def dtype(self) -> str:
+        return "int32"
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return len(self.counts)
+
+    @property
+    def start_array(self) -> np.ndarray:
+        """`starts`, in `shape`, int32."""
+        return np.array(self.starts or (0,) * self.size, np.int32).reshape(self.shape)
+
+    def __str__(self) -> str:
+        counts = ", ".join(map(str, self.counts[:8])) + (", …" if self.size > 8 else "")
+        starts = f", starts={list(self.starts)}" if self.starts else ""
+        return f"MultiDiscrete([{counts}]" + (f", shape={self.shape}" if len(self.shape) != 1 else "") + starts + ")"
+
+
+@dataclass(frozen=True)
+class MultiBinary:
+    """Arrays of 0 and 1."""
+
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> str:
+        return "int8"
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    def __str__(self) -> str:
+        return f"MultiBinary({self.shape[0] if len(self.shape) == 1 else self.shape})"
 
 
 @dataclass(frozen=True)
@@ -88,22 +158,221 @@ class Box:
         return f"Box({low}, {high}, {self.shape}, {self.dtype})"
 
 
-Space = Discrete | Box
+@dataclass(frozen=True)
+class Dict:
+    """Named parts.
+
+    Args:
+        parts: (name, space) pairs, sorted by name; `Dict.of` sorts them.
+    """
+
+    parts: tuple[tuple[str, Space], ...]
+
+    @staticmethod
+    def of(parts: dict[str, Space]) -> Dict:
+        """A space from a dict of spaces."""
+        return Dict(tuple(sorted(parts.items())))
+
+    def __getitem__(self, name: str) -> Space:
+        return dict(self.parts)[name]
+
+    def __contains__(self, name: object) -> bool:
+        return any(name == key for key, _ in self.parts)
+
+    def without(self, name: str) -> Dict:
+        """The other parts."""
+        return Dict(tuple(part for part in self.parts if part[0] != name))
+
+    def __str__(self) -> str:
+        return f"Dict({', '.join(f'{name}: {space}' for name, space in self.parts)})"
 
 
-def from_gymnasium(space: Any, role: str = "space") -> Space:
+@dataclass(frozen=True)
+class Tuple:
+    """Parts by position."""
+
+    parts: tuple[Space, ...]
+
+    def __str__(self) -> str:
+        return f"Tuple({', '.join(map(str, self.parts))})"
+
+
+Leaf = Discrete | MultiDiscrete | MultiBinary | Box
+"""A space whose elements are single arrays."""
+Space = Discrete | MultiDiscrete | MultiBinary | Box | Dict | Tuple
+
+
+def mapped(function: Callable[..., Any], space: Space, *trees: Any) -> Any:
+    """A pytree of the space's make with `function(leaf space, *leaves of the trees)` at each leaf.
+
+    Args:
+        trees: elements of the space, or anything of its structure; what lies below a leaf is handed over whole.
+    """
+    match space:
+        case Dict():
+            return {name: mapped(function, part, *(tree[name] for tree in trees)) for name, part in space.parts}
+        case Tuple():
+            return tuple(mapped(function, part, *(tree[i] for tree in trees)) for i, part in enumerate(space.parts))
+        case _:
+            return function(space, *trees)
+
+
+def leaves(space: Space, name: str = "") -> list[tuple[str, Leaf]]:
+    """(name, leaf space) in the order of an element's leaves; the name is "['arm'][0]" for a part of a part, "" for a leaf itself."""
+    match space:
+        case Dict():
+            return [leaf for key, part in space.parts for leaf in leaves(part, f"{name}[{key!r}]")]
+        case Tuple():
+            return [leaf for i, part in enumerate(space.parts) for leaf in leaves(part, f"{name}[{i}]")]
+        case _:
+            return [(name, space)]
+
+
+def flattened(space: Space, element: Any) -> list[Any]:
+    """The leaves of an element, or of anything of the space's structure, in the order of `leaves`."""
+    match space:
+        case Dict():
+            return [leaf for name, part in space.parts for leaf in flattened(part, element[name])]
+        case Tuple():
+            return [leaf for i, part in enumerate(space.parts) for leaf in flattened(part, element[i])]
+        case _:
+            return [element]
+
+
+def held_dtype(space: Leaf) -> np.dtype:
+    """In which elements of a leaf are held: bytes stay bytes, other numbers of a Box become float32."""
+    if isinstance(space, Box):
+        return np.dtype(np.uint8 if space.dtype == "uint8" else np.float32)
+    return np.dtype(space.dtype)
+
+
+def zeros(space: Space, *batch: int) -> Any:
+    """A batch of elements that are 0 everywhere, NumPy arrays [*batch, …]."""
+    return mapped(lambda leaf: np.zeros((*batch, *leaf.shape), held_dtype(leaf)), space)
+
+
+def outline(space: Space) -> Any:
+    """What makes elements of two spaces alike to a policy: kinds, names, numbers and shapes; not bounds, nor where counting starts."""
+    match space:
+        case Dict():
+            return "Dict", tuple((name, outline(part)) for name, part in space.parts)
+        case Tuple():
+            return "Tuple", tuple(map(outline, space.parts))
+        case Discrete():
+            return "Discrete", space.n
+        case MultiDiscrete():
+            return "MultiDiscrete", space.counts, space.shape
+        case _:
+            return type(space).__name__, space.shape
+
+
+def counted_from_zero(space: Space) -> Space:
+    """The space as policygrad's elements lie in it: without starts."""
+    match space:
+        case Dict():
+            return Dict(tuple((name, counted_from_zero(part)) for name, part in space.parts))
+        case Tuple():
+            return Tuple(tuple(map(counted_from_zero, space.parts)))
+        case Discrete():
+            return replace(space, start=0)
+        case MultiDiscrete():
+            return replace(space, starts=())
+        case _:
+            return space
+
+
+MASK = "action_mask"
+"""The part of a Dict observation that says which actions are allowed: 1, or 0 for those that are not."""
+ALONE = "observation"
+"""The part beside it, where there is only one."""
+
+
+def choices(space: Space) -> list[int]:
+    """Between how many alternatives each discrete part of an action chooses, in the order of a mask's entries.
+
+    Discrete: n        MultiDiscrete: n_i of every element        MultiBinary: 2 for every element        Box: none
+    """
+    match space:
+        case Discrete():
+            return [space.n]
+        case MultiDiscrete():
+            return list(space.counts)
+        case MultiBinary():
+            return [2] * space.size
+        case Box():
+            return []
+    return [count for _, leaf in leaves(space) for count in choices(leaf)]
+
+
+def has_mask(observation_space: Space) -> bool:
+    """Whether observations say which actions are allowed."""
+    return isinstance(observation_space, Dict) and MASK in observation_space
+
+
+def seen(observation_space: Space) -> Space:
+    """What an observation holds beside its mask; a single part named "observation" is taken out of its Dict."""
+    if not (isinstance(observation_space, Dict) and has_mask(observation_space)):
+        return observation_space
+    rest = observation_space.without(MASK)
+    return rest[ALONE] if [name for name, _ in rest.parts] == [ALONE] else rest
+
+
+def check_mask(observation_space: Space, action_space: Space) -> None:
+    """Raises a `SpaceError` where the observation's mask is not one of these actions."""
+    if not (isinstance(observation_space, Dict) and has_mask(observation_space)):
+        return
+    if len(observation_space.parts) == 1:
+        raise SpaceError(f"observation space: got nothing beside {MASK!r}; add what the policy sees, a constant 0 will do")
+    mask = observation_space[MASK]
+    wanted = sum(choices(action_space))
+    if not wanted:
+        raise SpaceError(f"{MASK}: got one with actions {action_space}; only discrete actions can be masked")
+    sizes = [math.prod(leaf.shape) for _, leaf in leaves(mask)]
+    if any(isinstance(leaf, Discrete | MultiDiscrete) for _, leaf in leaves(mask)) or sum(sizes) != wanted:
+        raise SpaceError(
+            f"{MASK}: got {mask} for actions {action_space}; it must have {wanted} entries of 0 or 1, e.g. MultiBinary({wanted}):"
+            " one for each alternative of each discrete part"
+        )
+
+
+HANDLED = "Discrete, MultiDiscrete, MultiBinary, Box, and Dict and Tuple of these"
+
+
+def from_gymnasium(space: Any, role: str = "space", part: str = "") -> Space:
     """Translates a Gymnasium space.
 
+    Args:
+        role: "observation" or "action", for messages; part: which part of it, likewise.
+
     Raises:
-        SpaceError: for a space that no policy here handles, naming `role` ("observation", "action").
+        SpaceError: for a space that no policy here handles.
     """
     import gymnasium
 
-    if isinstance(space, gymnasium.spaces.Discrete):
-        return Discrete(int(space.n), int(space.start))
-    if isinstance(space, gymnasium.spaces.Box):
-        return Box.of(space.low, space.high, space.shape, str(space.dtype))
-    raise SpaceError(
-        f"unsupported {role} space: got {type(space).__name__}; Discrete and Box are handled"
-        " (flatten or encode it with a Gymnasium wrapper, e.g. FlattenObservation)"
-    )
+    kinds = gymnasium.spaces
+    where = f"{role} space" + (f", part {part}" if part else "")
+    match space:
+        case kinds.Discrete():
+            return Discrete(int(space.n), int(space.start))
+        case kinds.MultiDiscrete():
+            starts = tuple(map(int, np.ravel(space.start)))
+            counts = tuple(map(int, np.ravel(space.nvec)))
+            return MultiDiscrete(counts, tuple(map(int, np.shape(space.nvec))), starts if any(starts) else ())
+        case kinds.MultiBinary():
+            return MultiBinary(tuple(map(int, space.shape)))
+        case kinds.Box():
+            return Box.of(space.low, space.high, space.shape, str(space.dtype))
+        case kinds.Dict():
+            if not all(isinstance(name, str) for name in space.spaces):
+                raise SpaceError(f"unsupported {where}: got a Dict with keys that are no strings; name its parts with strings")
+            parts = Dict.of({name: from_gymnasium(inner, role, f"{part}[{name!r}]") for name, inner in space.spaces.items()})
+        case kinds.Tuple():
+            parts = Tuple(tuple(from_gymnasium(inner, role, f"{part}[{i}]") for i, inner in enumerate(space.spaces)))
+        case _:
+            raise SpaceError(
+                f"unsupported {where}: got {type(space).__name__}; {HANDLED} are handled"
+                " (flatten or encode it with a Gymnasium wrapper, e.g. FlattenObservation)"
+            )
+    if not parts.parts:
+        raise SpaceError(f"unsupported {where}: got {parts} without any part; leave it out, or give it one")
+    return parts

@@ -48,20 +48,29 @@ class Step(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """Experience, environments on axis 1 of every leaf. Rows with mask 0 are no steps and hold zeros, never NaN."""
+    """Experience, environments on axis 1 of every leaf. Rows with mask 0 are no steps and hold zeros, never NaN; masks of
+    actions allow everything there."""
 
-    obs: Array  # [T, B, …]
-    action: Array  # [T, B, …] as sampled: an environment gets it clipped into its box
+    obs: PyTree  # [T, B, …] an element of the observation space: an array, or a dict or tuple of arrays
+    action: PyTree  # [T, B, …] likewise, as sampled: an environment gets it clipped into its box
     log_prob: Array  # [T, B] log π(a_t|o_t) of the policy that acted
     reward: Array  # [T, B]
     terminated: Array  # [T, B] bool
     truncated: Array  # [T, B] bool
-    next_obs: Array  # [T, B, …] the true next observation, before any reset
+    next_obs: PyTree  # [T, B, …] the true next observation, before any reset
     mask: Array  # [T, B] float: 1 for a step, 0 for padding or a reset row
     time: Array  # [T, B] int32: steps since the reset; 0 at the first step of an episode
     carry: PyTree  # the policy's memory at chunk starts, [chunks, B, …]; () without memory
     extras: dict[str, Array]  # [T, B, …] each
     distribution: PyTree = ()  # π(·|o_t) of the policy that acted, leaves [T, B, …]; () where nobody wrote it down
+    critic_carry: PyTree = ()  # the memory of a critic with one of its own, at chunk starts, [chunks, B, …]; () without
+
+
+class Carries(NamedTuple):
+    """Memories that are carried together, leaves [B, …]; of a rollout, [chunks, B, …]."""
+
+    policy: PyTree
+    critic: PyTree
 
 
 def unattributed(rollout: Rollout) -> Rollout:
@@ -135,6 +144,7 @@ class Baseline(NamedTuple):
     init: Callable[[Key, Spec, PyTree], tuple[PyTree, PyTree]]  # (key, spec, policy) -> (critic that climbs with the policy or (), state)
     centre: Callable[..., Centred]  # (state, params, rollout, advantage, weights) -> Centred
     fit: Callable[..., tuple[PyTree, dict]]  # (key, state, params, rollout, centred) -> (state, info)
+    critic: Callable[[PyTree, Params], Any] = lambda state, params: ()  # the value function, for one with a memory of its own
 
 
 class Ascent(NamedTuple):
@@ -144,7 +154,7 @@ class Ascent(NamedTuple):
     gradient: Callable[..., tuple[Params, dict]]  # (params, batch, progress) -> (gradient of J, info)
     step: Callable[..., tuple[Params, PyTree, dict]]  # (key, params, state, batch, progress, refresh) -> (params, state, info)
     # refresh(params) -> Batch: the batch anew, with advantages and weights of moved params
-    check: Callable[[int], None] = lambda steps: None  # a UsageError for batches of so many steps that it cannot take
+    check: Callable[..., None] = lambda size, what="steps": None  # a UsageError for batches of so many pieces that it cannot take
 
 
 def adopt(agent: Agent, policy: Any) -> Agent:
@@ -163,5 +173,12 @@ class Algorithm(NamedTuple):
     gradient: Callable[[Agent, Rollout], tuple[Params, dict]]
     update: Callable[[Key, Agent, Rollout], tuple[Agent, dict]]
     contributions: Callable[[Agent, Rollout], Params]  # [n, …]: what each column of the rollout adds to `gradient`
-    check: Callable[[int], None] = lambda steps: None  # the ascent's
+    check: Callable[..., None] = lambda size, what="steps": None  # the ascent's
     adopt: Callable[[Agent, Any], Agent] = adopt  # (agent, acting policy) -> the agent that acts so: undoes `policy`
+    actor: Callable[[Agent], Any] | None = (
+        None  # what collectors call: the acting policy, beside it a critic that remembers; None: `policy`
+    )
+
+    def acting(self, agent: Agent) -> Any:
+        """What collects experience: acts as `policy(agent)` does."""
+        return (self.actor or self.policy)(agent)

@@ -102,7 +102,5 @@ def test_a_minibatch_holds_the_same_step_in_every_leaf() -> None:
 
 def test_what_single_steps_cannot_have() -> None:
     batch = Case().batch
-    with pytest.raises(UsageError, match="policy with memory"):
-        flattened(batch._replace(carry=jnp.zeros((1, B, 4))))
     with pytest.raises(UsageError, match="baseline: got 'optimal' with a proximal ascent"):
         flattened(batch._replace(control=(jnp.zeros(3),)))

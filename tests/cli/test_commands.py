@@ -291,9 +291,18 @@ def test_plot_that_cannot_write(capsys, run_dir):
 def test_list(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out
-    for name in ("CartPole-v1*", "Bandit-v0", "Taxi-v4", "reinforce", "actor_critic", "episode-mean", "short-corridor"):
+    for name in (
+        "CartPole-v1*",
+        "PositionOnlyCartPole-v0*",
+        "Bandit-v0",
+        "Taxi-v4",
+        "reinforce",
+        "actor_critic",
+        "episode-mean",
+        "short-corridor",
+    ):
         assert name in out
-    assert "Blackjack" not in out, "its observation space is not handled"
+    assert "Blackjack-v1" in out, "its observation is a tuple"
     assert max(map(len, out.splitlines())) <= 80
     assert len(out.splitlines()) < 80
     assert main(["list", "--json"]) == 0
@@ -344,7 +353,9 @@ BAD = [
     ("train reinforce --env CartPole-v9 --num-steps 64", "unknown environment 'CartPole-v9' CartPole-v1"),
     ("train reinforce --env cartpole --num-steps 64", "unknown environment 'cartpole' did you mean CartPole-v1"),
     ("train reinforce --env nowhere:Env-v0 --num-steps 64", "--env 'nowhere:Env-v0' No module named 'nowhere'"),
-    ("train reinforce --env Blackjack-v1 --num-steps 64", "Blackjack-v1 observation space got Tuple Discrete and Box are handled"),
+    ("train ppo --env CartPole-v1 --num-steps 64 --head beta", "head 'beta' needs Box actions got Discrete(2)"),
+    ("train ppo --env CartPole-v1 --num-steps 64 --memory elman", "--memory 'elman' gru, lstm, none"),
+    ("train ppo --env CartPole-v1 --num-steps 512 --memory gru --num-envs 3", "minibatches got 4 3 sequences"),
     ("train reinforce --env Taxi-v4 --num-steps 64 --backend compiled", "unknown compiled environment 'Taxi-v4'"),
     (f"{GOOD} --backend gymnasium", "Bandit-v0 only compiled"),
     (f"{GOOD} --backend jax", "unknown --backend 'jax' compiled, gymnasium"),
@@ -465,7 +476,7 @@ def test_an_environment_that_breaks_its_contract_later(fault, capsys, faulty_env
 
 
 def test_one_seed_fails_and_the_others_finish(capsys, faulty_envs, no_figures):
-    from policygrad.envs.gymnasium_adapter import env_seeds
+    from policygrad.envs.vector_adapter import env_seeds
 
     odd, even = (next(seed for seed in range(20) if env_seeds(seed, 1)[0] % 2 == parity) for parity in (1, 0))
     Path("c.json").write_text(json.dumps({"seeds": [odd, even], "env_args": {"fault": "nan", "at": 12, "odd": True}}))

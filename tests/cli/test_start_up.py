@@ -40,6 +40,7 @@ print(code, *sorted({name.partition(".")[0] for name in sys.modules}), file=sys.
         ("train ppo --help", 0),
         ("evaluate --help", 0),
         ("lab --help", 0),
+        ("check-env --help", 0),
         ("plot --help", 0),
         ("list --tuned", 0),
         ("trian", 2),
@@ -59,6 +60,8 @@ print(code, *sorted({name.partition(".")[0] for name in sys.modules}), file=sys.
         ("evaluate nowhere", 2),
         ("evaluate . --num-episodes 0", 2),
         ("lab fork", 2),
+        ("check-env", 2),
+        ("check-env CartPole-v1 --num-steps 0", 2),
     ],
 )
 def test_help_and_mistakes_need_no_jax(words: str, code: int) -> None:

@@ -18,9 +18,10 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from policygrad.envs import processes
-from policygrad.envs.gymnasium_adapter import AUTORESETS, GymnasiumEnv, check_values, env_seeds
+from policygrad.envs.gymnasium_adapter import AUTORESETS, GymnasiumEnv
 from policygrad.envs.make import make
 from policygrad.envs.processes import StepCost, step_cost
+from policygrad.envs.vector_adapter import check_values, env_seeds
 from policygrad.errors import RunError, UsageError
 from policygrad.rollout import HostCollector, episodes, steps
 from policygrad.spaces import Box, Discrete
@@ -279,7 +280,7 @@ def test_box_actions_arrive_within_their_space_and_may_be_written_over(dtype: An
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("mode", AUTORESETS)
 def test_observations_of_any_dtype_and_in_reused_buffers(mode: str, in_place: bool, dtype: Any) -> None:
-    """The record is float32 and stays what it was when the environment writes over the array that it handed out."""
+    """The record is float32, or bytes, and stays what it was when the environment writes over the array that it handed out."""
 
     class Counting(gymnasium.Env):
         observation_space = gymnasium.spaces.Box(0, 200, (2,), dtype)
@@ -304,7 +305,7 @@ def test_observations_of_any_dtype_and_in_reused_buffers(mode: str, in_place: bo
     (rollout,) = collected(make(Counting, autoreset=mode), steps(20), 1)
     (one,) = valid_steps([rollout])
     n = np.arange(len(one["reward"]))
-    assert rollout.obs.dtype == rollout.next_obs.dtype == np.float32
+    assert rollout.obs.dtype == rollout.next_obs.dtype == (np.uint8 if dtype == np.uint8 else np.float32)
     np.testing.assert_array_equal(one["obs"], np.stack([n // 3, n % 3], axis=1))
     np.testing.assert_array_equal(one["next_obs"], np.stack([n // 3, n % 3 + 1], axis=1))
 

@@ -196,8 +196,8 @@ class OddSpaces(gymnasium.Env):
     """Spaces that no policy here handles."""
 
     def __init__(self, observation: bool):
-        odd, fine = gymnasium.spaces.Dict({"a": gymnasium.spaces.Discrete(2)}), gymnasium.spaces.Discrete(2)
-        self.observation_space, self.action_space = (odd, fine) if observation else (fine, gymnasium.spaces.MultiDiscrete([2, 2]))
+        odd, fine = gymnasium.spaces.Dict({"a": gymnasium.spaces.Text(3)}), gymnasium.spaces.Discrete(2)
+        self.observation_space, self.action_space = (odd, fine) if observation else (fine, gymnasium.spaces.Sequence(fine))
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
         return 0, {}
@@ -209,8 +209,9 @@ class OddSpaces(gymnasium.Env):
 @pytest.mark.parametrize("observation", [True, False])
 @pytest.mark.parametrize("ready", [True, False])
 def test_unsupported_spaces_name_the_environment(observation: bool, ready: bool) -> None:
-    kind, got = ("observation", "Dict") if observation else ("action", "MultiDiscrete")
-    line = rf"^environment (OddSpaces|<lambda>): unsupported {kind} space: got {got}; Discrete and Box are handled [^\n]*$"
+    kind, got = (r"observation space, part \['a'\]", "Text") if observation else ("action space", "Sequence")
+    handled = "Discrete, MultiDiscrete, MultiBinary, Box, and Dict and Tuple of these are handled"
+    line = rf"^environment (OddSpaces|<lambda>): unsupported {kind}: got {got}; {handled} [^\n]*$"
     with pytest.raises(SpaceError, match=line):
         make(OddSpaces(observation) if ready else lambda: OddSpaces(observation))
 

@@ -74,7 +74,7 @@ def test_what_the_collector_records_is_what_is_enumerated(collect: Any, x64: Non
     policy = float64(POLICY)
     start = jax.jit(collector.init)(jax.random.key(1))
     _, sampled, _ = jax.jit(collector.collect)(policy, jax.random.key(2), start)
-    fields = [field for field in Rollout._fields if field not in ("carry", "extras", "log_prob", "distribution")]
+    fields = [field for field in Rollout._fields if field not in ("carry", "critic_carry", "extras", "log_prob", "distribution")]
     for field in (*fields, "log_prob"):
         assert getattr(made.rollout, field).dtype == getattr(sampled, field).dtype, field
         assert getattr(made.rollout, field).shape[0] == getattr(sampled, field).shape[0], field

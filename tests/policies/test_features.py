@@ -13,6 +13,8 @@ import pytest
 from policygrad.errors import SpaceError, UsageError
 from policygrad.policies.features import (
     Index,
+    JointIndex,
+    MultiOneHot,
     OneHot,
     PerStatePolynomial,
     Polynomial,
@@ -20,9 +22,11 @@ from policygrad.policies.features import (
     StateAction,
     StateActionPolynomial,
     from_space,
+    index,
     num_monomials,
 )
-from policygrad.spaces import Box, Discrete
+from policygrad.policies.heads import TableHead
+from policygrad.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
 
 def brute_monomials(x, degree):
@@ -48,6 +52,61 @@ def test_one_hot_and_index():
     obs = jnp.array([[0, 2], [1, 2]])
     np.testing.assert_array_equal(OneHot(3)(obs), np.eye(3)[np.asarray(obs)])
     np.testing.assert_array_equal(Index(3)(obs), obs)
+
+
+COUNTS = (2, 3, 1, 4)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 2)])
+def test_multi_discrete_as_unit_vectors_and_as_a_number(shape):
+    states = np.array(list(itertools.product(*map(range, COUNTS))), np.int32)
+    obs = states.reshape(4, 6, *shape)
+    unit = np.stack([np.concatenate([np.eye(n)[i] for n, i in zip(COUNTS, state, strict=True)]) for state in states])
+    x, number = jax.jit(lambda obs: (MultiOneHot(COUNTS, shape)(obs), index(MultiDiscrete(COUNTS, shape))(obs)))(obs)
+    assert x.dtype == jnp.float32
+    np.testing.assert_array_equal(x, unit.reshape(4, 6, 10))
+    np.testing.assert_array_equal(number, np.arange(24).reshape(4, 6))  # as ravel_multi_index counts, the last element fastest
+    np.testing.assert_array_equal(number, np.ravel_multi_index(tuple(states.T), COUNTS).reshape(4, 6))
+    assert (MultiOneHot(COUNTS, shape).num_features, JointIndex(COUNTS, shape).n) == (10, 24)
+    single = MultiOneHot(COUNTS, shape)(obs[1, 2])
+    np.testing.assert_array_equal(single, x[1, 2])
+
+
+def test_out_of_range_is_zeros_in_its_place():
+    np.testing.assert_array_equal(MultiOneHot((2, 3), (2,))(np.array([[2, 1], [-1, 3]])), [[0, 0, 0, 1, 0], [0] * 5])
+
+
+def test_multi_binary_as_floats_and_as_a_number():
+    flags = np.array(list(itertools.product((0, 1), repeat=4)), np.int8).reshape(16, 2, 2)
+    space = MultiBinary((2, 2))
+    assert from_space(space) == Raw((2, 2))
+    x = from_space(space)(flags)
+    assert x.dtype == jnp.float32
+    np.testing.assert_array_equal(x, flags.reshape(16, 4))
+    np.testing.assert_array_equal(index(space)(flags), np.arange(16))
+
+
+def test_a_table_of_joint_states():
+    logits = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
+    states = MultiDiscrete((2, 3))
+    distribution = TableHead(jnp.asarray(logits))(index(states)(np.array([[1, 2], [0, 1]])))
+    shifted = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    np.testing.assert_allclose(distribution.log_prob(jnp.array([0, 1])), [shifted[5, 0], shifted[1, 1]], rtol=1e-6)
+
+
+def test_tables_have_a_limit():
+    assert index(MultiBinary((19,))).n == 2**19
+    assert index(Discrete(10**7)) == Index(10**7)
+    assert index(MultiDiscrete((1000, 1000))).n == 10**6
+    with pytest.raises(SpaceError, match=r"a table for MultiBinary\(20\): got more than 1,000,000 states; use a network"):
+        index(MultiBinary((20,)))
+    with pytest.raises(SpaceError, match="more than 1,000,000 states"):
+        index(MultiDiscrete((2,) * 100))
+    for space in (Box.of(0, 1, (2,)), Dict.of({"a": Discrete(2)})):
+        with pytest.raises(SpaceError, match="a table needs Discrete, MultiDiscrete or MultiBinary observations"):
+            index(space)
+    with pytest.raises(SpaceError, match="1,000,000 are allowed"):
+        _ = MultiOneHot((10**6, 2), (2,)).num_features
 
 
 @pytest.mark.parametrize(("num_variables", "degree"), [(1, 0), (1, 3), (2, 2), (3, 2), (2, 4), (4, 1)])
@@ -115,6 +174,10 @@ def test_observations_of_the_wrong_shape_or_kind():
         StateAction(lambda s, a: s, (4,), 2)(jnp.zeros(3))
     with pytest.raises(SpaceError, match="must be an integer: got dtype float32"):
         OneHot(3)(jnp.zeros(3))
+    with pytest.raises(SpaceError, match="must be of integers: got dtype float32"):
+        MultiOneHot((2, 3), (2,))(jnp.zeros(2))
+    with pytest.raises(SpaceError, match=r"observation shape: got \(3,\); the policy takes \[..., 2\]"):
+        JointIndex((2, 3), (2,))(jnp.zeros(3, jnp.int32))
     with pytest.raises(SpaceError, match="empty observation space"):
         from_space(Box.of(-1, 1, (0,)))
     assert from_space(Discrete(3)) == OneHot(3)

@@ -13,7 +13,7 @@ from policygrad import policies
 from policygrad.errors import SpaceError, UnknownNameError, UsageError
 from policygrad.policies import Categorical, Gaussian
 from policygrad.policies.features import Index, Network, OneHot, Raw
-from policygrad.policies.policy import FixedGaussian, LinearCategorical, LinearGaussian, Preferences, TableHead
+from policygrad.policies.heads import FixedGaussian, LinearCategorical, LinearGaussian, Preferences, TableHead
 from policygrad.spaces import Box, Discrete
 from policygrad.types import Spec
 

@@ -19,13 +19,15 @@ from hypothesis import strategies as st
 
 from policygrad import policies
 from policygrad.errors import OutputError, PolicyFileError, SpaceError, UsageError
-from policygrad.policies import Gaussian, Policy, files
-from policygrad.policies.features import Raw
-from policygrad.spaces import Box, Discrete
+from policygrad.policies import Frozen, Gaussian, Policy, files
+from policygrad.policies.features import FEATURES, Raw, build, cnn, index, joined, learnt
+from policygrad.policies.heads import LinearCategorical, TableHead
+from policygrad.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple, mapped, zeros
 from policygrad.types import Spec
 
 KEY = jax.random.key(0)
 VECTOR = Box.of([-1, -np.inf, 0], [1, np.inf, 2])
+FEATURES_PATH = ("fields", "features", "fields")
 ZEROS = b"0" * 64
 
 
@@ -147,6 +149,107 @@ def test_critics_and_nested_modules_round_trip(folder):
     critic = policies.default_critic((3,))(KEY, Spec(VECTOR, Discrete(2), 1))
     policies.save(critic, folder / "critic.safetensors")
     same(policies.load(folder / "critic.safetensors"), critic)
+
+
+IMAGE = Box.of(0, 255, (4, 4, 1), "uint8")
+GRID = MultiDiscrete((2, 3, 1, 4), (2, 2), (1, 0, 0, 2))
+UNIT = Box.of([-1.0, 0.0], 1.0)
+PARTS = Dict.of({"pair": Tuple((UNIT, Discrete(3, start=1))), "flags": MultiBinary((2, 1)), "eye": IMAGE, "grid": GRID})
+
+
+def tiny_cnn(key, space):
+    return cnn(key, space, ((2, 3, 1),), num_features=3)
+
+
+EVERY = {  # kind: (observation space, arguments)
+    "auto": (UNIT, {}),
+    "raw": (Tuple((Discrete(2), MultiBinary((2,)))), {}),
+    "one-hot": (GRID, {}),
+    "polynomial": (UNIT, {"degree": 3}),
+    "fourier": (UNIT, {"order": 2, "total_order": 3}),
+    "rbf": (UNIT, {"count": 3, "seed": 5, "normalised": True}),
+    "random-fourier": (UNIT, {"count": 3, "width": (0.5, 2.0)}),
+    "nature-cnn": None,  # the same class as the next
+    "small-cnn": (Box.of(0, 255, (5, 5, 1), "uint8"), {"num_features": 2}),
+    "joined": (PARTS, {"parts": {"eye": tiny_cnn}}),
+}
+
+
+@pytest.mark.parametrize("kind", FEATURES)
+def test_policies_of_every_kind_of_features_round_trip(folder, kind):
+    if EVERY[kind] is None:
+        return
+    space, arguments = EVERY[kind]
+    inputs = build(kind, KEY, space, **arguments)
+    features, output = learnt(
+        KEY, space, (), 2, activation="relu", initialisation="torch", output_gain=1.0, inputs=Frozen(inputs) if kind == "joined" else inputs
+    )
+    policy = Policy(features, LinearCategorical(output), space, Discrete(2))
+    policies.save(policy, folder / "kind.safetensors")
+    loaded = policies.load(folder / "kind.safetensors")
+    same(loaded, policy)
+    assert loaded.observation_space == space
+    obs = mapped(lambda leaf, zero: zero + 1, space, zeros(space, 3))
+    act = jax.jit(lambda policy, obs: policy(obs).logits)
+    np.testing.assert_array_equal(act(loaded, obs), act(policy, obs))
+
+
+def test_tables_of_joint_states_round_trip(folder):
+    policy = Policy(index(GRID), TableHead(jnp.zeros((24, 3))), GRID, Discrete(3))
+    policies.save(policy, folder / "joint.safetensors")
+    same(policies.load(folder / "joint.safetensors"), policy)
+    header, manifest, tensors = parts((folder / "joint.safetensors").read_bytes())
+    space = manifest["structure"]["fields"]["observation_space"]
+    for lie in (
+        {**space, "counts": {"tuple": [2, 3, 1]}, "starts": {"tuple": []}},
+        {**space, "counts": {"tuple": [2, 3, 1, 0]}},
+        {**space, "counts": {"tuple": [2, 3, 1, True]}},
+        {**space, "counts": 4},
+        {**space, "starts": {"tuple": [1]}},
+        {**space, "more": 1},
+        {"space": "MultiBinary", "shape": {"tuple": [-1]}},
+        {"space": "MultiBinary", "shape": {"tuple": [4]}},
+        {"space": "Dict", "parts": {"tuple": []}},
+        {"space": "Dict", "parts": {"tuple": [{"tuple": ["b", space]}, {"tuple": ["a", space]}]}},
+        {"space": "Dict", "parts": {"tuple": [{"tuple": ["a", space]}, {"tuple": ["a", space]}]}},
+        {"space": "Dict", "parts": {"tuple": [{"tuple": [1, space]}]}},
+        {"space": "Dict", "parts": {"tuple": [space]}},
+        {"space": "Tuple", "parts": {"tuple": [1]}},
+        {"space": "Tuple", "parts": [space]},
+        {"space": "Tuple", "parts": {"tuple": [space]}},
+    ):
+        refused(folder, signed(header, edited(manifest, ("fields", "observation_space"), lie), tensors), "not a working policy")
+
+
+def test_parts_out_of_order_are_refused(folder):
+    """A dict's leaves would stand in another order than the space says."""
+    policy = Policy(joined(KEY, PARTS, others="raw"), policies.linear()(KEY, Spec(VECTOR, Discrete(2), 1)).head, PARTS, Discrete(2))
+    policies.save(policy, folder / "parts.safetensors")
+    header, manifest, tensors = parts((folder / "parts.safetensors").read_bytes())
+    entries = manifest["structure"]["fields"]["observation_space"]["parts"]["tuple"]
+    for lie in (entries[::-1], [entries[0], *entries]):
+        changed = edited(manifest, ("fields", "observation_space", "parts", "tuple"), lie)
+        refused(folder, signed(header, changed, tensors), "for a static field")
+
+
+def test_features_that_would_fill_the_memory_are_refused(folder):
+    for kind, field, lie in (("fourier", "order", 10**9), ("rbf", "count", 10**9), ("random-fourier", "count", 10**9)):
+        space, arguments = EVERY[kind]
+        policy = Policy(build(kind, KEY, space, **arguments), policies.linear()(KEY, Spec(UNIT, Discrete(2), 1)).head, space, Discrete(2))
+        policies.save(policy, folder / "basis.safetensors")
+        header, manifest, tensors = parts((folder / "basis.safetensors").read_bytes())
+        changed = edited(manifest, (*FEATURES_PATH, field), lie)
+        if kind == "fourier":
+            changed = edited(changed, (*FEATURES_PATH, "total_order"), None)
+        refused(folder, signed(header, changed, tensors), "too many")
+
+
+def test_a_policy_is_for_spaces_of_its_own_kind():
+    policy = Policy(joined(KEY, PARTS, others="raw"), None, PARTS, Discrete(2))
+    policies.require_spaces(policy, PARTS, Discrete(2), "Parts-v0")
+    for other in (PARTS.without("flags"), UNIT, GRID):
+        with pytest.raises(SpaceError, match="the policy is for other observations than Parts-v0"):
+            policies.require_spaces(policy, other, Discrete(2), "Parts-v0")
 
 
 def test_saving_replaces_whole_files_and_leaves_nothing_behind(folder):
@@ -303,7 +406,6 @@ def edited(manifest, path, value):
     return manifest
 
 
-FEATURES = ("fields", "features", "fields")
 HEAD = ("fields", "head", "fields")
 
 
@@ -312,11 +414,11 @@ HEAD = ("fields", "head", "fields")
     [
         (("class",), "os.system", "unknown class 'os.system'"),
         ((*HEAD, "layer", "class"), "eqx.nn.MLP", "unknown class 'eqx.nn.MLP'"),
-        ((*FEATURES, "activation"), "tahn", "not a working policy"),
-        ((*FEATURES, "activation"), {"tuple": []}, "not a working policy"),
-        ((*FEATURES, "inputs", "fields", "shape"), {"tuple": [4]}, "not a working policy"),
-        ((*FEATURES, "inputs"), None, "not a working policy"),
-        ((*FEATURES, "layers"), {"tuple": []}, "arrays without a place"),
+        ((*FEATURES_PATH, "activation"), "tahn", "not a working policy"),
+        ((*FEATURES_PATH, "activation"), {"tuple": []}, "not a working policy"),
+        ((*FEATURES_PATH, "inputs", "fields", "shape"), {"tuple": [4]}, "not a working policy"),
+        ((*FEATURES_PATH, "inputs"), None, "not a working policy"),
+        ((*FEATURES_PATH, "layers"), {"tuple": []}, "arrays without a place"),
         ((*HEAD, "sigma"), {"tuple": [0.5, 2.0, 1.0]}, "not a working policy"),
         ((*HEAD, "sigma"), [0.5, 2.0], "for a static field"),
         ((*HEAD, "sigma"), {"float": "__import__('os')"}, "for a static field"),
@@ -353,7 +455,7 @@ def test_a_polynomial_that_would_fill_the_memory_is_refused(folder):
     policies.save(policies.polynomial(1)(KEY, Spec(VECTOR, Discrete(2), 1)), folder / "polynomial.safetensors")
     header, manifest, tensors = parts((folder / "polynomial.safetensors").read_bytes())
     for degree in (10, 10**9):
-        refused(folder, signed(header, edited(manifest, (*FEATURES, "degree"), degree), tensors), "not a working policy")
+        refused(folder, signed(header, edited(manifest, (*FEATURES_PATH, "degree"), degree), tensors), "not a working policy")
 
 
 @settings(max_examples=200)

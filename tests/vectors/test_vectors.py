@@ -16,7 +16,8 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from policygrad.errors import UsageError
-from policygrad.vectors.in_turn import InTurn, ShapeError
+from policygrad.vectors.in_turn import InTurn
+from policygrad.vectors.layout import ShapeError
 from policygrad.vectors.side_by_side import SideBySide, WorkerError
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from policygrad.baselines import masked_mean, masked_variance
 from policygrad.gradients import contributions, effective_sample_size, on_policy
-from policygrad.policies import PolicyBuilder
+from policygrad.policies import PolicyBuilder, WithCritic
 from policygrad.rollout import Collect
 from policygrad.types import (
     Agent,
@@ -25,6 +25,7 @@ from policygrad.types import (
     Ascent,
     Baseline,
     Batch,
+    Carries,
     Centred,
     Importance,
     Key,
@@ -84,6 +85,8 @@ def compose(
         return Agent(params, ascent.init(params), state, jnp.zeros((), jnp.int32), jnp.asarray(2**31 - 1, jnp.int32))
 
     def prepare(agent: Agent, rollout: Rollout) -> tuple[Batch, Centred, Importance]:
+        if isinstance(rollout.carry, Carries):
+            rollout = rollout._replace(carry=rollout.carry.policy, critic_carry=rollout.carry.critic)
         old = rollout.distribution
         if not jax.tree.leaves(old):
             old, _ = agent.params.policy.unroll(rollout.carry, rollout.obs, rollout.time == 0)
@@ -111,6 +114,7 @@ def compose(
     def update(key: Key, agent: Agent, rollout: Rollout) -> tuple[Agent, dict]:
         ascent_key, baseline_key = jax.random.split(key)
         batch, centred, importance = prepare(agent, rollout)
+        rollout = batch.rollout
 
         def refresh(params: Params) -> Batch:
             return prepare(agent._replace(params=params), unattributed(rollout))[0]
@@ -136,7 +140,14 @@ def compose(
         kept = kept._replace(steps=agent.steps + jnp.sum(mask > 0, dtype=jnp.int32))
         return kept, {**metrics, "finite": finite}
 
-    return Algorithm(name, settings, collect, init, lambda agent: agent.params.policy, gradient, update, by_column, ascent.check)
+    def policy_of(agent: Agent) -> Any:
+        return agent.params.policy
+
+    def actor(agent: Agent) -> Any:
+        critic = baseline.critic(agent.baseline, agent.params)
+        return agent.params.policy if getattr(critic, "memory", None) is None else WithCritic(agent.params.policy, critic)
+
+    return Algorithm(name, settings, collect, init, policy_of, gradient, update, by_column, ascent.check, actor=actor)
 
 
 def all_finite(tree: PyTree) -> Array:

@@ -20,7 +20,7 @@ from policygrad.errors import UsageError
 from policygrad.gradients import accumulated, score_function
 from policygrad.policies import PolicyBuilder
 from policygrad.rollout import episodes
-from policygrad.settings import BaselineName, FormName, WeightName, check
+from policygrad.settings import BaselineName, FeaturesName, FormName, HeadName, MemoryName, WeightName, check
 from policygrad.types import Algorithm, Baseline
 
 
@@ -52,6 +52,11 @@ def reinforce(
     initialisation: str = "orthogonal",
     sigma: float | None = None,
     initial_sigma: float = 1.0,
+    features: FeaturesName | Callable[..., Any] = "auto",
+    memory: MemoryName = "none",
+    memory_size: int = 64,
+    truncate: int | None = None,
+    head: HeadName = "auto",
     policy: PolicyBuilder | None = None,
 ) -> Algorithm:
     """REINFORCE: Monte-Carlo policy gradient over whole episodes.
@@ -93,10 +98,17 @@ def reinforce(
             of 64 otherwise; an empty list is a linear policy.
         activation: of the hidden layers: tanh, relu, elu, gelu, silu, sigmoid.
         initialisation: of the layers: orthogonal, xavier, lecun, torch.
-        sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt.
+        sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt (in Python also one for each
+            element, or a covariance matrix).
         initial_sigma: the standard deviation that learning it starts from, > 0.
-        policy: builds the policy from a key and a Spec, instead of from the five arguments above (the first three still shape the
-            value function).
+        features: what policy and value function see of an observation, with the hidden layers over it: auto, raw, one-hot, polynomial,
+            fourier, rbf, random-fourier, nature-cnn, small-cnn, joined (in Python also a function from a key and a space to features).
+        memory: of policy and value function, each its own: none, gru, lstm.
+        memory_size: width of the memory, ≥ 1.
+        truncate: steps that gradients flow back through the memory at the most, ≥ 1; default is a whole rollout.
+        head: of continuous actions: auto, gaussian, state-gaussian, full-gaussian, squashed, squashed-state, beta.
+        policy: builds the policy from a key and a Spec, instead of from the ten arguments above (those of layers, features and memory
+            still shape the value function); or a Module of your own, observations -> distribution.
 
     Reference:
         Williams 1992, "Simple statistical gradient-following algorithms for connectionist reinforcement learning".
@@ -112,7 +124,8 @@ def reinforce(
             raise UsageError("discount_gradient: got True with credit 'total-return', whose rewards have γ^t already; leave it out")
         if weight == "per-decision":
             raise UsageError("weight: got 'per-decision' with credit 'total-return', which needs 'trajectory'; or take reward-to-go")
-    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma, initial_sigma, network=(64,))
+    parts = {"features": features, "memory": memory, "memory_size": memory_size, "truncate": truncate, "head": head}
+    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma, initial_sigma, parts, network=(64,))
     fitted = {"learning_rate": critic_learning_rate, "gradient_steps": critic_steps}
     layers = {"hidden_sizes": (64, 64) if hidden_sizes is None else hidden_sizes, "activation": activation}
     arguments: dict[str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ from policygrad.errors import UsageError
 from policygrad.gradients import accumulated, actor_critic_loss, gradient_of, score_function, weights
 from policygrad.policies import PolicyBuilder
 from policygrad.rollout import steps
-from policygrad.settings import WeightName, check
+from policygrad.settings import FeaturesName, HeadName, MemoryName, WeightName, check
 from policygrad.types import Algorithm
 
 
@@ -44,6 +44,11 @@ def actor_critic(
     initialisation: str = "orthogonal",
     sigma: float | None = None,
     initial_sigma: float = 1.0,
+    features: FeaturesName | Callable[..., Any] = "auto",
+    memory: MemoryName = "none",
+    memory_size: int = 64,
+    truncate: int | None = None,
+    head: HeadName = "auto",
     policy: PolicyBuilder | None = None,
 ) -> Algorithm:
     """Actor-critic, online: the TD error, or a longer mixture of them, weighs the score, and teaches the critic.
@@ -80,17 +85,25 @@ def actor_critic(
             and networks of 64 64 otherwise; an empty list is linear.
         activation: of the hidden layers: tanh, relu, elu, gelu, silu, sigmoid.
         initialisation: of the layers: orthogonal, xavier, lecun, torch.
-        sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt.
+        sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt (in Python also one for each
+            element, or a covariance matrix).
         initial_sigma: the standard deviation that learning it starts from, > 0.
-        policy: builds the policy from a key and a Spec, instead of from the five arguments above (the first three still shape the
-            value function).
+        features: what policy and value function see of an observation, with the hidden layers over it: auto, raw, one-hot, polynomial,
+            fourier, rbf, random-fourier, nature-cnn, small-cnn, joined (in Python also a function from a key and a space to features).
+        memory: of policy and value function, each its own: none, gru, lstm.
+        memory_size: width of the memory, ≥ 1.
+        truncate: steps that gradients flow back through the memory at the most, ≥ 1; default is a whole rollout.
+        head: of continuous actions: auto, gaussian, state-gaussian, full-gaussian, squashed, squashed-state, beta.
+        policy: builds the policy from a key and a Spec, instead of from the ten arguments above (those of layers, features and memory
+            still shape the value function); or a Module of your own, observations -> distribution.
 
     Reference:
         Sutton and Barto 2018, section 13.5.
     """
     settings = dict(locals())
     check(settings)
-    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma, initial_sigma)
+    parts = {"features": features, "memory": memory, "memory_size": memory_size, "truncate": truncate, "head": head}
+    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma, initial_sigma, parts)
     chosen = baselines.value(critic, learning_rate=critic_learning_rate, gradient_steps=1)
     clip = 1.0 if weight_limit is None else weight_limit
     kinds = {
@@ -151,6 +164,11 @@ def a2c(
     initialisation: str = "orthogonal",
     sigma: float | None = None,
     initial_sigma: float = 1.0,
+    features: FeaturesName | Callable[..., Any] = "auto",
+    memory: MemoryName = "none",
+    memory_size: int = 64,
+    truncate: int | None = None,
+    head: HeadName = "auto",
     policy: PolicyBuilder | None = None,
 ) -> Algorithm:
     """Advantage actor-critic: policy and critic climb together, one step for each short rollout.
@@ -182,17 +200,25 @@ def a2c(
             and networks of 64 64 otherwise; an empty list is linear.
         activation: of the hidden layers: tanh, relu, elu, gelu, silu, sigmoid.
         initialisation: of the layers: orthogonal, xavier, lecun, torch.
-        sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt.
+        sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt (in Python also one for each
+            element, or a covariance matrix).
         initial_sigma: the standard deviation that learning it starts from, > 0.
-        policy: builds the policy from a key and a Spec, instead of from the five arguments above (the first three still shape the
-            value function).
+        features: what policy and value function see of an observation, with the hidden layers over it: auto, raw, one-hot, polynomial,
+            fourier, rbf, random-fourier, nature-cnn, small-cnn, joined (in Python also a function from a key and a space to features).
+        memory: of policy and value function, each its own: none, gru, lstm.
+        memory_size: width of the memory, ≥ 1.
+        truncate: steps that gradients flow back through the memory at the most, ≥ 1; default is a whole rollout.
+        head: of continuous actions: auto, gaussian, state-gaussian, full-gaussian, squashed, squashed-state, beta.
+        policy: builds the policy from a key and a Spec, instead of from the ten arguments above (those of layers, features and memory
+            still shape the value function); or a Module of your own, observations -> distribution.
 
     Reference:
         Mnih et al. 2016, "Asynchronous methods for deep reinforcement learning", without the asynchrony.
     """
     settings = dict(locals())
     check(settings)
-    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma, initial_sigma)
+    parts = {"features": features, "memory": memory, "memory_size": memory_size, "truncate": truncate, "head": head}
+    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma, initial_sigma, parts)
     chosen = baselines.joint_value(policies.shared_critic() if shared_features else critic)
     algorithm = compose(
         "a2c",

@@ -14,7 +14,7 @@ from policygrad.ascent.proximal import TOLERANCE
 from policygrad.gradients import clipped_loss, penalty_loss
 from policygrad.policies import PolicyBuilder
 from policygrad.rollout import steps
-from policygrad.settings import NormalizeOver, WeightName, check
+from policygrad.settings import FeaturesName, HeadName, MemoryName, NormalizeOver, WeightName, check
 from policygrad.types import Algorithm
 
 
@@ -51,6 +51,11 @@ def ppo(
     initialisation: str = "orthogonal",
     sigma: float | None = None,
     initial_sigma: float = 1.0,
+    features: FeaturesName | Callable[..., Any] = "auto",
+    memory: MemoryName = "none",
+    memory_size: int = 64,
+    truncate: int | None = None,
+    head: HeadName = "auto",
     policy: PolicyBuilder | None = None,
 ) -> Algorithm:
     """Proximal policy optimisation with a clipped ratio.
@@ -92,17 +97,25 @@ def ppo(
             and networks of 64 64 otherwise; an empty list is linear.
         activation: of the hidden layers: tanh, relu, elu, gelu, silu, sigmoid.
         initialisation: of the layers: orthogonal, xavier, lecun, torch.
-        sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt.
+        sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt (in Python also one for each
+            element, or a covariance matrix).
         initial_sigma: the standard deviation that learning it starts from, > 0.
-        policy: builds the policy from a key and a Spec, instead of from the five arguments above (the first three still shape the
-            value function).
+        features: what policy and value function see of an observation, with the hidden layers over it: auto, raw, one-hot, polynomial,
+            fourier, rbf, random-fourier, nature-cnn, small-cnn, joined (in Python also a function from a key and a space to features).
+        memory: of policy and value function, each its own: none, gru, lstm.
+        memory_size: width of the memory, ≥ 1.
+        truncate: steps that gradients flow back through the memory at the most, ≥ 1; default is a whole rollout.
+        head: of continuous actions: auto, gaussian, state-gaussian, full-gaussian, squashed, squashed-state, beta.
+        policy: builds the policy from a key and a Spec, instead of from the ten arguments above (those of layers, features and memory
+            still shape the value function); or a Module of your own, observations -> distribution.
 
     Reference:
         Schulman et al. 2017, "Proximal policy optimization algorithms".
     """
     settings = dict(locals())
     check(settings)
-    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma, initial_sigma)
+    parts = {"features": features, "memory": memory, "memory_size": memory_size, "truncate": truncate, "head": head}
+    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma, initial_sigma, parts)
     algorithm = compose(
         "ppo",
         settings,
@@ -164,6 +177,11 @@ def ppo_kl(
     initialisation: str = "orthogonal",
     sigma: float | None = None,
     initial_sigma: float = 1.0,
+    features: FeaturesName | Callable[..., Any] = "auto",
+    memory: MemoryName = "none",
+    memory_size: int = 64,
+    truncate: int | None = None,
+    head: HeadName = "auto",
     policy: PolicyBuilder | None = None,
 ) -> Algorithm:
     """Proximal policy optimisation with a KL penalty that adapts itself.
@@ -202,17 +220,25 @@ def ppo_kl(
             and networks of 64 64 otherwise; an empty list is linear.
         activation: of the hidden layers: tanh, relu, elu, gelu, silu, sigmoid.
         initialisation: of the layers: orthogonal, xavier, lecun, torch.
-        sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt.
+        sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt (in Python also one for each
+            element, or a covariance matrix).
         initial_sigma: the standard deviation that learning it starts from, > 0.
-        policy: builds the policy from a key and a Spec, instead of from the five arguments above (the first three still shape the
-            value function).
+        features: what policy and value function see of an observation, with the hidden layers over it: auto, raw, one-hot, polynomial,
+            fourier, rbf, random-fourier, nature-cnn, small-cnn, joined (in Python also a function from a key and a space to features).
+        memory: of policy and value function, each its own: none, gru, lstm.
+        memory_size: width of the memory, ≥ 1.
+        truncate: steps that gradients flow back through the memory at the most, ≥ 1; default is a whole rollout.
+        head: of continuous actions: auto, gaussian, state-gaussian, full-gaussian, squashed, squashed-state, beta.
+        policy: builds the policy from a key and a Spec, instead of from the ten arguments above (those of layers, features and memory
+            still shape the value function); or a Module of your own, observations -> distribution.
 
     Reference:
         Schulman et al. 2017, "Proximal policy optimization algorithms", section 4.
     """
     settings = dict(locals())
     check(settings)
-    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma, initial_sigma)
+    parts = {"features": features, "memory": memory, "memory_size": memory_size, "truncate": truncate, "head": head}
+    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma, initial_sigma, parts)
     algorithm = compose(
         "ppo_kl",
         settings,

@@ -25,16 +25,23 @@ def policy_and_critic(
     hidden_sizes: tuple[int, ...] | None,
     activation: str,
     initialisation: str,
-    sigma: float | None,
+    sigma: Any,
     initial_sigma: float,
+    parts: dict[str, Any],
     network: tuple[int, ...] = (64, 64),
 ) -> tuple[PolicyBuilder, CriticBuilder]:
-    """Builders of both; `network` are the policy's hidden layers where the caller gives none and observations are a Box."""
+    """Builders of both.
+
+    Args:
+        parts: features, memory, memory_size, truncate and head, as of `policies.policy`.
+        network: the policy's hidden layers where the caller gives none and its observations suggest some.
+    """
     if sigma is not None and initial_sigma != 1:
         raise UsageError(f"initial_sigma: got {initial_sigma} with a fixed sigma of {sigma}, which is not learnt; leave one of them out")
     layers = {"hidden_sizes": hidden_sizes, "activation": activation, "initialisation": initialisation}
-    built = policy or policies.default(network=network, sigma=sigma, initial_sigma=initial_sigma, **layers)
-    return built, policies.default_critic(**layers)
+    suggested = policies.default(network=network, sigma=sigma, initial_sigma=initial_sigma, **layers, **parts)
+    shared = {name: value for name, value in parts.items() if name != "head"}
+    return policies.as_builder(policy) or suggested, policies.default_critic(**layers, **shared)
 
 
 def importance(name: str, limit: float | None, self_normalize: bool, reuse: int) -> Callable[[Array, Rollout], Importance]:

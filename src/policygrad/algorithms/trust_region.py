@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from policygrad import advantages, baselines
 from policygrad.algorithms.compose import compose
@@ -11,7 +13,7 @@ from policygrad.ascent import Schedule, backtracking, kl_radius, natural
 from policygrad.gradients import accumulated, score_function
 from policygrad.policies import PolicyBuilder
 from policygrad.rollout import steps
-from policygrad.settings import WeightName, check
+from policygrad.settings import FeaturesName, HeadName, MemoryName, WeightName, check
 from policygrad.types import Algorithm
 
 
@@ -41,6 +43,11 @@ def npg(
     initialisation: str = "orthogonal",
     sigma: float | None = None,
     initial_sigma: float = 1.0,
+    features: FeaturesName | Callable[..., Any] = "auto",
+    memory: MemoryName = "none",
+    memory_size: int = 64,
+    truncate: int | None = None,
+    head: HeadName = "auto",
     policy: PolicyBuilder | None = None,
 ) -> Algorithm:
     """Natural policy gradient: the direction that changes the policy, not its parameters, the least.
@@ -75,17 +82,25 @@ def npg(
             and networks of 64 64 otherwise; an empty list is linear.
         activation: of the hidden layers: tanh, relu, elu, gelu, silu, sigmoid.
         initialisation: of the layers: orthogonal, xavier, lecun, torch.
-        sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt.
+        sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt (in Python also one for each
+            element, or a covariance matrix).
         initial_sigma: the standard deviation that learning it starts from, > 0.
-        policy: builds the policy from a key and a Spec, instead of from the five arguments above (the first three still shape the
-            value function).
+        features: what policy and value function see of an observation, with the hidden layers over it: auto, raw, one-hot, polynomial,
+            fourier, rbf, random-fourier, nature-cnn, small-cnn, joined (in Python also a function from a key and a space to features).
+        memory: of policy and value function, each its own: none, gru, lstm.
+        memory_size: width of the memory, ≥ 1.
+        truncate: steps that gradients flow back through the memory at the most, ≥ 1; default is a whole rollout.
+        head: of continuous actions: auto, gaussian, state-gaussian, full-gaussian, squashed, squashed-state, beta.
+        policy: builds the policy from a key and a Spec, instead of from the ten arguments above (those of layers, features and memory
+            still shape the value function); or a Module of your own, observations -> distribution.
 
     Reference:
         Kakade 2002, "A natural policy gradient"; Rajeswaran et al. 2017, "Towards generalization and simplicity in continuous control".
     """
     settings = dict(locals())
     check(settings)
-    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma, initial_sigma)
+    parts = {"features": features, "memory": memory, "memory_size": memory_size, "truncate": truncate, "head": head}
+    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma, initial_sigma, parts)
     chosen = baselines.value(critic, learning_rate=critic_learning_rate, gradient_steps=critic_steps)
     direction = natural(accumulated(score_function(entropy_bonus)), damping=damping, iterations=cg_iterations)
     algorithm = compose(
@@ -135,6 +150,11 @@ def trpo(
     initialisation: str = "orthogonal",
     sigma: float | None = None,
     initial_sigma: float = 1.0,
+    features: FeaturesName | Callable[..., Any] = "auto",
+    memory: MemoryName = "none",
+    memory_size: int = 64,
+    truncate: int | None = None,
+    head: HeadName = "auto",
     policy: PolicyBuilder | None = None,
 ) -> Algorithm:
     """Trust region policy optimisation: the natural gradient's step, shortened until the true KL and the surrogate agree.
@@ -169,17 +189,25 @@ def trpo(
             and networks of 64 64 otherwise; an empty list is linear.
         activation: of the hidden layers: tanh, relu, elu, gelu, silu, sigmoid.
         initialisation: of the layers: orthogonal, xavier, lecun, torch.
-        sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt.
+        sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt (in Python also one for each
+            element, or a covariance matrix).
         initial_sigma: the standard deviation that learning it starts from, > 0.
-        policy: builds the policy from a key and a Spec, instead of from the five arguments above (the first three still shape the
-            value function).
+        features: what policy and value function see of an observation, with the hidden layers over it: auto, raw, one-hot, polynomial,
+            fourier, rbf, random-fourier, nature-cnn, small-cnn, joined (in Python also a function from a key and a space to features).
+        memory: of policy and value function, each its own: none, gru, lstm.
+        memory_size: width of the memory, ≥ 1.
+        truncate: steps that gradients flow back through the memory at the most, ≥ 1; default is a whole rollout.
+        head: of continuous actions: auto, gaussian, state-gaussian, full-gaussian, squashed, squashed-state, beta.
+        policy: builds the policy from a key and a Spec, instead of from the ten arguments above (those of layers, features and memory
+            still shape the value function); or a Module of your own, observations -> distribution.
 
     Reference:
         Schulman et al. 2015, "Trust region policy optimization".
     """
     settings = dict(locals())
     check(settings)
-    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma, initial_sigma)
+    parts = {"features": features, "memory": memory, "memory_size": memory_size, "truncate": truncate, "head": head}
+    built, critic = policy_and_critic(policy, hidden_sizes, activation, initialisation, sigma, initial_sigma, parts)
     chosen = baselines.value(critic, learning_rate=critic_learning_rate, gradient_steps=critic_steps)
     direction = natural(accumulated(score_function(entropy_bonus)), damping=damping, iterations=cg_iterations)
     algorithm = compose(

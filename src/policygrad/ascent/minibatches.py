@@ -7,11 +7,14 @@ goes through a few rounds of a keyed bijection instead: elementwise arithmetic o
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from policygrad.errors import UsageError
+from policygrad.policies import initial_carry, num_chunks
+from policygrad.policies.memory import chunk_length
 from policygrad.types import Array, Batch, Key, PyTree
 
 ROUNDS = 6
@@ -59,10 +62,10 @@ def shuffled(key: Key, size: int, minibatches: int, epochs: int = 1) -> Array:
     return order.astype(jnp.int32).reshape(epochs, minibatches, size // minibatches)
 
 
-def must_divide(minibatches: int, size: int) -> None:
-    """Raises a `UsageError` where a batch of `size` steps has no such equal parts."""
+def must_divide(minibatches: int, size: int, what: str = "steps") -> None:
+    """Raises a `UsageError` where a batch of `size` steps (or sequences) has no such equal parts."""
     if minibatches < 1 or size % minibatches:
-        raise UsageError(f"minibatches: got {minibatches} for a batch of {size} steps; it must divide them into equal parts")
+        raise UsageError(f"minibatches: got {minibatches} for a batch of {size} {what}; it must divide them into equal parts")
 
 
 def _sides(size: int) -> tuple[int, int]:
@@ -87,21 +90,75 @@ def _mixed(x: Array, word: Array) -> Array:
     return x ^ (x >> 13)
 
 
+def remembers(batch: Batch) -> bool:
+    """Whether its steps need those before them: the policy, or the critic, has a memory."""
+    return bool(jax.tree.leaves((batch.carry, batch.rollout.carry, batch.rollout.critic_carry)))
+
+
 def flattened(batch: Batch) -> Batch:
-    """A batch with its steps on one axis: every leaf [T, B, …] becomes [T·B, …].
+    """A batch as a list of pieces that a minibatch may pick from.
+
+        without memory   steps: every leaf [T, B, …] becomes [T·B, …]
+        with memory      sequences, the chunks that gradients flow through: [T, B, …] becomes [C·B, ⌈T/C⌉, …], carries [C·B, …]
+
+    Where C does not divide T, the last chunk goes on with copies of its last row that have mask and weight 0.
 
     Raises:
-        UsageError: for a policy with memory, and for a baseline with a control variate, which single steps have no part in.
+        UsageError: for a baseline with a control variate, which no piece has a part in.
     """
-    if jax.tree.leaves((batch.carry, batch.rollout.carry)):
-        raise UsageError("minibatches: got a policy with memory, which single steps would lose; it must have none")
     if jax.tree.leaves(batch.control):
         raise UsageError("baseline: got 'optimal' with a proximal ascent; it must be one that is subtracted from the advantages")
     rows, columns = batch.weights.shape
-    return jax.tree.map(lambda leaf: leaf.reshape(rows * columns, *leaf.shape[2:]), batch)
+    if not remembers(batch):
+        return jax.tree.map(lambda leaf: leaf.reshape(rows * columns, *leaf.shape[2:]), batch)
+    carries = batch.carry, batch.rollout.carry, batch.rollout.critic_carry
+    chunks = jax.tree.leaves(carries)[0].shape[0]
+    carries = jax.tree.map(lambda leaf: leaf.reshape(chunks * columns, *leaf.shape[2:]), carries)
+    cut = sequences(_with_carries(batch, ((), (), ())), chunks)
+    beyond = jnp.arange(chunks * chunk_length(rows, chunks)) < rows
+    inside = jnp.repeat(beyond.reshape(chunks, -1), columns, axis=0).astype(cut.weights.dtype)
+    cut = cut._replace(weights=cut.weights * inside, rollout=cut.rollout._replace(mask=cut.rollout.mask * inside))
+    return _with_carries(cut, carries)
 
 
-def taken(flat: PyTree, indices: Array, rows: int = 1) -> PyTree:
-    """The steps at `indices` [M] of a flattened batch, as a batch of so many rows, a divisor of M: [rows, M / rows, …]."""
-    indices = indices.reshape(rows, -1)
-    return jax.tree.map(lambda leaf: leaf[indices], flat)
+def sequences(tree: PyTree, chunks: int) -> PyTree:
+    """Leaves [T, B, …] as [C·B, ⌈T/C⌉, …]; past the last row it is repeated."""
+
+    def cut(leaf: Array) -> Array:
+        rows, columns = leaf.shape[:2]
+        length = chunk_length(rows, chunks)
+        if chunks * length > rows:
+            leaf = jnp.concatenate([leaf, jnp.broadcast_to(leaf[-1:], (chunks * length - rows, *leaf.shape[1:]))])
+        leaf = leaf.reshape(chunks, length, columns, *leaf.shape[2:])
+        return jnp.swapaxes(leaf, 1, 2).reshape(chunks * columns, length, *leaf.shape[3:])
+
+    return jax.tree.map(cut, tree)
+
+
+def taken(flat: Batch, indices: Array, rows: int = 1) -> Batch:
+    """The pieces at `indices` [M] of a flattened batch, as a batch.
+
+    Without memory it has so many rows, a divisor of M: [rows, M / rows, …]. With memory each sequence is a column: [⌈T/C⌉, M, …].
+    """
+    if not remembers(flat):
+        indices = indices.reshape(rows, -1)
+        return jax.tree.map(lambda leaf: leaf[indices], flat)
+    picked = jax.tree.map(lambda leaf: leaf[indices], flat)
+    carries = picked.carry, picked.rollout.carry, picked.rollout.critic_carry
+    columns = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), _with_carries(picked, ((), (), ())))
+    return _with_carries(columns, jax.tree.map(lambda leaf: leaf[None], carries))
+
+
+def pieces(policy: Any, rows: int, columns: int) -> tuple[int, str]:
+    """How many pieces `flattened` makes of a rollout of that acting policy, and what they are: arguments of `must_divide`."""
+    if not jax.tree.leaves(jax.eval_shape(lambda: initial_carry(policy, columns))):
+        return rows * columns, "steps"
+    return num_chunks(policy, rows) * columns, SEQUENCES
+
+
+SEQUENCES = "sequences (environments × chunks)"
+
+
+def _with_carries(batch: Batch, carries: tuple[PyTree, PyTree, PyTree]) -> Batch:
+    carry, own, critics = carries
+    return batch._replace(carry=carry, rollout=batch.rollout._replace(carry=own, critic_carry=critics))

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from policygrad.ascent.minibatches import flattened, must_divide, shuffled, taken
+from policygrad.ascent.minibatches import SEQUENCES, flattened, must_divide, remembers, sequences, shuffled, taken
 from policygrad.ascent.natural import above_zero, mean_kl, whole
 from policygrad.ascent.optimizer import Optimizer, gradient_ascent
 from policygrad.ascent.schedules import Schedule, as_schedule
@@ -90,8 +90,8 @@ def proximal(
           a random K-th of the batch, at a K-th of the cost.
 
     Raises:
-        UsageError: for counts below 1 or a target_kl that is not above 0; for minibatches that do not divide the batch, a policy with
-            memory or a baseline with a control variate (when the update is traced).
+        UsageError: for counts below 1 or a target_kl that is not above 0; for minibatches that do not divide the batch, its steps or
+            with memory its sequences, or a baseline with a control variate (when the update is traced).
 
     Reference:
         Schulman et al. 2017, "Proximal policy optimization algorithms". The stop is Stable-Baselines3's, by the exact divergence
@@ -177,18 +177,23 @@ def _optimised(
     # A minibatch has one K-th of the steps, and their weights sum to one K-th.
     batch = batch._replace(weights=batch.weights * parts)
     flat = flattened(batch)
-    order = shuffled(key, flat.weights.size, parts, epochs)
+    pieces, in_sequence = len(flat.weights), remembers(flat)
+    must_divide(parts, pieces, SEQUENCES if in_sequence else "steps")
+    order = shuffled(key, pieces, parts, epochs)
 
     def prepared(params: Params, epoch: Array) -> Batch:
         made = batch.advantages, batch.targets, batch.values
         if passes.recompute and epochs > 1:
             made = jax.lax.cond(epoch > 0, lambda: _estimates(refresh(params)), lambda: made)
         psi = standardised(made[0], batch.rollout.mask) if passes.normalize == "batch" else made[0]
-        psi, targets, values = jax.tree.map(jnp.ravel, (psi, *made[1:]))
+        again = psi, *made[1:]
+        chunks = pieces // psi.shape[1]
+        psi, targets, values = sequences(again, chunks) if in_sequence else jax.tree.map(jnp.ravel, again)
         return flat._replace(advantages=psi, targets=targets, values=values)
 
     def one(data: Batch, indices: Array, params: Params, state: PyTree) -> tuple[Params, PyTree, dict, Array]:
-        part = taken(data, indices, parts_of(indices.size))  # one row for each part that the gradient is summed over
+        # Without memory, one row for each part that the gradient is summed over.
+        part = taken(data, indices, 1 if in_sequence else parts_of(indices.size))
         if passes.normalize == "minibatch":
             part = part._replace(advantages=standardised(part.advantages, part.rollout.mask))
         params, state, info = inner.step(key, params, state, part, progress)

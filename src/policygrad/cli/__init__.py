@@ -1,13 +1,14 @@
-"""THE COMMAND: `policygrad train | evaluate | plot | lab | list`.
+"""THE COMMAND: `policygrad train | evaluate | plot | check-env | lab | list`.
 
 options        a recipe's signature and docstring as flags; words as values
 train_request  the command line and the configuration file of `train`, made into arguments
-commands       the commands, but for `lab`
+commands       the commands, but for the next two
+check_env      `check-env`: what an environment does wrong
 lab_command    `lab`: the laboratory's comparison
 output         results on stdout, for people and as JSON
 
-Exit codes: 0 · 2 anything wrong before the first step · 3 a failure after it · 130 after Ctrl-C. Every error is one line
-on stderr: what · got · fix.
+Exit codes: 0 · 1 `check-env` found errors · 2 anything wrong before the first step · 3 a failure after it · 130 after
+Ctrl-C. Every error is one line on stderr: what · got · fix.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ commands:
   train ALGORITHM         train a policy; keep it, its curves and all records
   evaluate RUN_OR_POLICY  mean return of a trained policy, with its interval
   plot RUN [RUN ...]      draw the figures of runs, or compare runs
+  check-env ID            find what an environment does wrong before you train in it
   lab                     hold every estimator against the exact gradient
   list                    what there is to choose from; --tuned: measured settings
 

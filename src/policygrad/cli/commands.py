@@ -1,4 +1,4 @@
-"""The commands; `lab` is in `lab_command`. Each takes the words behind its name and returns an exit code."""
+"""The commands; `lab` is in `lab_command`, `check-env` in `check_env`. Each takes the words behind its name and returns an exit code."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from policygrad.cli.check_env import check_env, check_env_parser
 from policygrad.cli.lab_command import lab, lab_parser
 from policygrad.cli.options import Option, fitted, make_parser, parse, summary
 from policygrad.cli.output import evaluation_head, evaluation_text, files_text, names_text, number, run_text, say, table_text, to_json
@@ -116,8 +117,11 @@ def as_flags(error: UsageError, names: Any) -> UsageError:
     return UsageError(f"--{match[1].replace('_', '-')}{str(error)[match.end() :]}")
 
 
-def registered(env: str) -> str:
+def registered(env: str, where: str = "--env") -> str:
     """The id of an environment; of "module:id" after the module was imported, so that it can register it.
+
+    Args:
+        where: it was given, for messages.
 
     Raises:
         UsageError: the module cannot be imported.
@@ -131,7 +135,7 @@ def registered(env: str) -> str:
         importlib.import_module(module)
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UsageError(f"--env: the module of {env!r} cannot be imported: got {text}; run where it lies, or install it") from error
+        raise UsageError(f"{where}: the module of {env!r} cannot be imported: got {text}; run where it lies, or install it") from error
     return name
 
 
@@ -339,7 +343,9 @@ def _gymnasium_names() -> list[str]:
     import gymnasium
 
     from policygrad.envs import make
+    from policygrad.envs.hosted import register_hosted
 
+    register_hosted()
     newest: dict[str, tuple[int, str]] = {}
     for name, spec in sorted(gymnasium.registry.items()):
         with warnings.catch_warnings():
@@ -357,6 +363,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], Callable[[Sequence[str
     "train": (train, train_help),
     "evaluate": (evaluate, lambda words: evaluate_parser().format_help()),
     "plot": (plot, lambda words: plot_parser().format_help()),
+    "check-env": (check_env, lambda words: check_env_parser().format_help()),
     "lab": (lab, lambda words: lab_parser().format_help()),
     "list": (show_list, lambda words: list_parser().format_help()),
 }

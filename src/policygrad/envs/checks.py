@@ -40,6 +40,35 @@ def discount(value: Any) -> float:
     return float(value)
 
 
+def at_least(who: str, what: str, got: Any, least: int) -> None:
+    """A whole number, `least` or more."""
+    if isinstance(got, bool) or not isinstance(got, int | np.integer) or got < least:
+        raise UsageError(f"{who}: {what} must be an integer of at least {least}: got {got!r}")
+
+
+def at_least_zero(who: str, what: str, got: Any) -> None:
+    """A finite number, 0 or more."""
+    if isinstance(got, bool) or not isinstance(got, int | float | np.number) or not (math.isfinite(got) and got >= 0):
+        raise UsageError(f"{who}: {what} must be a finite number of at least 0: got {got!r}")
+
+
+def probabilities(values: Any, count: int, who: str) -> np.ndarray:
+    """A distribution over `count` outcomes, float64."""
+    p = np.asarray(values, np.float64)
+    if p.shape != (count,) or not (p >= 0).all() or abs(p.sum() - 1) > 1e-6:
+        raise UsageError(f"{who}: probabilities must be {count} numbers ≥ 0 that sum to 1: got {p.tolist()}")
+    return p
+
+
+def reward_threshold(value: Any) -> float | None:
+    """A mean return, or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
+        raise UsageError(f"reward_threshold: got {value!r}; it must be a finite number, or None for no such goal")
+    return float(value)
+
+
 def time_limit(value: Any) -> int | None:
     """A number of steps, or None."""
     if value is None:

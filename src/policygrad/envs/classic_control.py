@@ -134,7 +134,7 @@ def acrobot() -> Env:
     def step(key: Key, state: Array, action: Array) -> tuple[Array, Step]:
         del key
         torque = (action - 1).astype(state.dtype)
-        state = _runge_kutta(lambda s: derivative(s, torque), state, dt)
+        state = runge_kutta(lambda s: derivative(s, torque), state, dt)
         bound = max_spin.astype(state.dtype)
         state = jnp.concatenate([_wrap(state[:2]), jnp.clip(state[2:], -bound, bound)])
         obs = observe(state)
@@ -256,7 +256,7 @@ def _wrap(angle: Array) -> Array:
     return angle - TURN * jnp.round(angle / TURN)
 
 
-def _runge_kutta(derivative: Callable[[Array], Array], state: Array, dt: float) -> Array:
+def runge_kutta(derivative: Callable[[Array], Array], state: Array, dt: float) -> Array:
     """One step of the classical fourth-order method over `dt` seconds."""
     k1 = derivative(state)
     k2 = derivative(state + dt / 2 * k1)

@@ -20,6 +20,7 @@ from policygrad.envs import base, checks, gymnasium_adapter
 from policygrad.errors import UnknownNameError, UsageError
 from policygrad.spaces import Discrete
 from policygrad.types import Array, Key, Step
+from policygrad.vectors.single import made as made_env
 
 TOLERANCE = 1e-8
 """How far a row of probabilities may be from summing to 1, …"""
@@ -50,6 +51,7 @@ class FiniteMDP(base.Env):
         time_limit: steps after which an episode is truncated, or None.
         observations: what each state looks like, [S], integers from 0 without gap; the state's own number by default.
         name: for messages and records.
+        reward_threshold: the mean return, without discount, that counts as solved, or None.
 
     Attributes:
         transitions, rewards: [S, A, S] float64; zero in the rows of terminal states.
@@ -87,6 +89,7 @@ class FiniteMDP(base.Env):
         time_limit: int | None = None,
         observations: Any = None,
         name: str = "FiniteMDP",
+        reward_threshold: float | None = None,
     ):
         if not isinstance(name, str):
             raise UsageError(f"name: got {name!r}; it must be a string")
@@ -105,6 +108,7 @@ class FiniteMDP(base.Env):
             "time_limit": checks.time_limit(time_limit),
             "observations": checks.frozen(_observations(observations, num_states)),
             "name": name,
+            "reward_threshold": checks.reward_threshold(reward_threshold),
         }
         tables = {
             "transitions": checks.frozen(_distributions(given, ends, _tolerance(transitions))),
@@ -112,7 +116,8 @@ class FiniteMDP(base.Env):
         }
         attributes = arguments | tables
         reset, step = _dynamics(attributes)
-        env = base.Env(name, Discrete(int(attributes["observations"].max()) + 1), Discrete(num_actions), reset, step)
+        looks, threshold = Discrete(int(attributes["observations"].max()) + 1), arguments["reward_threshold"]
+        env = base.Env(name, looks, Discrete(num_actions), reset, step, reward_threshold=threshold)
         if time_limit is not None:
             env = base.time_limit(env, int(time_limit))
         for key, value in (attributes | vars(env) | {"_arguments": arguments}).items():
@@ -390,7 +395,7 @@ def _made(id: str, kwargs: dict[str, Any]) -> tuple[Any, int | None]:
             raise UsageError(f"environment {id}: {error}") from error
         except gymnasium.error.Error as error:
             raise UnknownNameError("environment", id, gymnasium.registry) from error
-    env = gymnasium_adapter._made(id, lambda: gymnasium.make(made, **{"disable_env_checker": True} | kwargs))
+    env = made_env(id, lambda: gymnasium.make(made, **{"disable_env_checker": True} | kwargs))
     limits: list[int] = []
     while isinstance(env, gymnasium.Wrapper):
         if isinstance(env, gymnasium.wrappers.TimeLimit):

@@ -4,6 +4,7 @@
     fork            early and late choices count, and all rewards are positive: what a baseline is for
     short-corridor  states that look alike: the best memoryless policy is stochastic (`small_worlds.corridor_best`)
     aliased-grid    the same, with a best policy that no symmetry gives away (`aliased_grid_best`)
+    t-maze          what must be remembered from the start: with memory 4, without 1.95 (`t_maze_best`)
     rare-reward     a large reward that comes once in a hundred times
     two-state       the discounted state distribution, (0.1, 0.9) at γ = 0.9
     one-state       its normalisation: unnormalised, the one state is visited 1/(1 − γ) times
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from policygrad.envs import checks
 from policygrad.envs.finite import FiniteMDP
 from policygrad.errors import UnknownNameError, UsageError
 
@@ -142,6 +144,86 @@ def aliased_grid_best(discount: float = 0.9) -> tuple[float, float]:
     return p, 0.6 * g * p / (1 - g * (1 - p)) + 0.4 * g * (1 - p) / (1 - g * p)
 
 
+T_MAZE_THRESHOLD = 3.8
+"""95 % of the 4 that a policy can get that remembers; one that does not gets half of it."""
+
+
+def t_maze(*, length: int = 10, discount: float = 1.0, time_limit: int | None = None) -> FiniteMDP:
+    """A corridor with a sign at its start that says which way to turn at its end.
+
+                                      north
+        ┌───────┬───┬───┬─   ─┬───┬──────────┐
+        │ start │ 1 │ 2 │  …  │   │ junction │      the junction is cell N = length
+        └───────┴───┴───┴─   ─┴───┴──────────┘
+                                      south
+
+    Action: 0 north, 1 east, 2 south, 3 west. At the junction north and south both end the episode; elsewhere they, and west at the
+    start and east at the junction, run into a wall: nothing moves.
+    Reward: 4 for the turn that the sign said, −0.1 for the other and for every step into a wall, 0 for the rest.
+    Start: in cell 0; the sign is north or south with probability 1/2.
+    Observation: 0 the start with the sign north, 1 the same with south, 2 the corridor, 3 the junction (the paper's 011, 110, 101 and 010).
+
+    The best takes N + 1 steps and gets 4, by remembering over N steps what was seen at the first. Without memory the turn is a guess, worth
+    (4 − 0.1)/2 = 1.95 however the coin is biased; `t_maze_best`.
+
+    States: x the cells under the sign north, N + 1 + x those under south, 2 N + 2 the end, which looks like the junction.
+
+    Args:
+        length: N, the number of steps from the start to the junction, ≥ 2.
+        discount: γ in [0, 1], that of the objective; the paper's algorithm has 0.98.
+        time_limit: steps after which an episode is truncated, or None; N + 1 are needed.
+
+    Raises:
+        UsageError: length is below 2, which leaves no corridor.
+
+    Reference: Bakker 2001, "Reinforcement learning with Long Short-Term Memory", which has N from 5 to 70.
+    """
+    checks.at_least("t_maze", "length", length, 2)
+    cells = length + 1
+    end = 2 * cells
+    after = np.arange(end + 1)[:, None].repeat(4, axis=1)
+    rewards = np.zeros((end + 1, 4))
+    for right, first in ((0, 0), (2, cells)):  # what the sign says, and the start under it
+        cell = np.arange(first, first + cells)
+        after[cell[:-1], 1] = cell[1:]
+        after[cell[1:], 3] = cell[:-1]
+        rewards[cell] = np.where(after[cell] == cell[:, None], -0.1, 0.0)
+        junction = cell[-1]
+        after[junction, [0, 2]] = end
+        rewards[junction, [0, 2]] = -0.1
+        rewards[junction, right] = 4.0
+    looks = np.full(cells, 2)
+    looks[-1] = 3
+    initial = np.zeros(end + 1)
+    initial[[0, cells]] = 0.5
+    return FiniteMDP(
+        transitions=_deterministic(after),
+        rewards=rewards,
+        initial=initial,
+        discount=discount,
+        terminal=[end],
+        time_limit=time_limit,
+        observations=[0, *looks[1:], 1, *looks[1:], 3],
+        name="t-maze",
+        reward_threshold=T_MAZE_THRESHOLD,
+    )
+
+
+def t_maze_best(length: int = 10, discount: float = 1.0) -> tuple[float, float]:
+    """The most that a policy can get in the T-maze with memory, and without: (4 γ^N, 1.95 γ^N); (4, 1.95) at γ = 1.
+
+    Without memory, the policy goes east to the junction under either sign, so that both get there at the same time, and turns north
+    with any probability q: γ^N ((4 q − 0.1 (1 − q)) + (4 (1 − q) − 0.1 q)) / 2. To go on differently under the two signs it could only
+    run into the wall at the start, at −0.1 each time, and what is to be saved by that is a wrong turn, −0.1 and later.
+
+    Args:
+        length, discount: as for `t_maze`, whose time limit must leave N + 1 steps.
+    """
+    checks.at_least("t_maze_best", "length", length, 2)
+    late = checks.discount(discount) ** length
+    return 4 * late, 1.95 * late
+
+
 def rare_reward(
     *, chance: float = 0.01, prize: float = 100.0, wage: float = 0.5, discount: float = 1.0, time_limit: int | None = 1
 ) -> FiniteMDP:
@@ -221,6 +303,7 @@ WORLDS: dict[str, Callable[..., FiniteMDP]] = {
     "fork": fork,
     "short-corridor": short_corridor,
     "aliased-grid": aliased_grid,
+    "t-maze": t_maze,
     "rare-reward": rare_reward,
     "two-state": two_state,
     "one-state": one_state,

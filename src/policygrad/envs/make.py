@@ -8,6 +8,7 @@ from typing import Any
 from policygrad.envs.base import Env
 from policygrad.envs.envpool import from_envpool
 from policygrad.envs.gymnasium_adapter import GymnasiumEnv, from_factory, from_id, from_instance, from_vector
+from policygrad.envs.hosted import register_hosted
 from policygrad.envs.registry import compiled, has_compiled
 from policygrad.errors import UnknownNameError, UsageError
 
@@ -16,9 +17,10 @@ BACKENDS = ("auto", "compiled", "gymnasium")
 
 
 def has_gymnasium(name: str) -> bool:
-    """Whether Gymnasium knows an environment of that id."""
+    """Whether Gymnasium knows an environment of that id, those that policygrad adds included."""
     import gymnasium
 
+    register_hosted()
     return name in gymnasium.registry
 
 
@@ -70,6 +72,7 @@ def make(
             except UsageError:
                 if not has_gymnasium(env):  # no other backend could take these arguments
                     raise
+        register_hosted()
         return from_id(env, env_args, vectorization=vectorization, **options)
     if env_args:
         raise UsageError(f"env_args go with the name of an environment; got {sorted(env_args)} with {type(env).__name__}")

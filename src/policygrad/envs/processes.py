@@ -11,6 +11,8 @@ import numpy as np
 
 from policygrad.compilation import cores
 from policygrad.errors import UsageError
+from policygrad.spaces import MASK, choices, from_gymnasium
+from policygrad.vectors.masks import flat_mask
 from policygrad.vectors.side_by_side import SideBySide, packed
 from policygrad.vectors.worker import SPIN
 
@@ -66,15 +68,45 @@ class Parts:
 
 def step_cost(env: Any) -> StepCost:
     """Measures random steps for a twentieth of a second, 64 at the most."""
-    env.reset(seed=0)
+    obs, _ = env.reset(seed=0)
     took: list[float] = []
     begin, worked = time.perf_counter(), time.process_time()
     while len(took) < 64 and time.perf_counter() - begin < 0.05:
-        action = env.action_space.sample()
+        action = valid_action(env.action_space, obs)
         before = time.perf_counter()
-        _, _, terminated, truncated, _ = env.step(action)
+        obs, _, terminated, truncated, _ = env.step(action)
         took.append(time.perf_counter() - before)
         if terminated or truncated:
-            env.reset()
+            obs, _ = env.reset()
     elapsed = time.perf_counter() - begin
     return StepCost(float(np.median(took)), min(1.0, (time.process_time() - worked) / max(elapsed, 1e-9)))
+
+
+def valid_action(space: Any, obs: Any) -> Any:
+    """A random action of a Gymnasium space, one that the observation's mask allows where it has one."""
+    mask = obs.get(MASK) if isinstance(obs, dict) else None
+    if mask is None:
+        return space.sample()
+    import gymnasium
+
+    flat, at, kinds = flat_mask(mask), 0, gymnasium.spaces
+
+    def one(space: Any) -> Any:
+        nonlocal at
+        if isinstance(space, kinds.Dict):
+            return {name: one(part) for name, part in sorted(space.spaces.items())}
+        if isinstance(space, kinds.Tuple):
+            return tuple(one(part) for part in space.spaces)
+        counts = choices(from_gymnasium(space))
+        if not counts:
+            return space.sample()
+        chosen = []
+        for count in counts:
+            allowed = np.flatnonzero(flat[at : at + count])
+            at += count
+            chosen.append(int(space.np_random.choice(allowed)) if allowed.size else 0)
+        start = np.ravel(getattr(space, "start", 0))
+        value = (np.array(chosen) + start).astype(space.dtype)
+        return value.reshape(space.shape) if space.shape else value.dtype.type(value[0])
+
+    return one(space)

@@ -16,10 +16,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from policygrad.envs import classic_control, finite_worlds, small_worlds
+from policygrad.envs import classic_control, finite_worlds, memory_worlds, small_worlds
 from policygrad.envs.base import Env
 from policygrad.envs.finite import FiniteMDP
 from policygrad.envs.lqr import lqr
+from policygrad.envs.reaching_arm import reaching_arm
 from policygrad.errors import UnknownNameError, UsageError
 
 
@@ -32,6 +33,12 @@ def _world(id: str, factory: Callable[..., FiniteMDP], **limit: int) -> Callable
         return limited(**kwargs).replace(name=id)
 
     return make
+
+
+def _t_maze(*, length: int = 10, discount: float = 1.0, time_limit: int | None = None) -> Env:
+    """`finite_worlds.t_maze` under its id; where no time limit is given, ten times the shortest way."""
+    maze = finite_worlds.t_maze(length=length, discount=discount, time_limit=time_limit)
+    return maze.replace(name="TMaze-v0", time_limit=10 * (length + 1) if time_limit is None else time_limit)
 
 
 _factories: dict[str, Callable[..., Env]] = {
@@ -48,6 +55,10 @@ _factories: dict[str, Callable[..., Env]] = {
     "AliasedGrid-v0": _world("AliasedGrid-v0", finite_worlds.aliased_grid, time_limit=50),
     "RareReward-v0": _world("RareReward-v0", finite_worlds.rare_reward),
     "LQR-v0": lqr,
+    "PositionOnlyCartPole-v0": memory_worlds.position_only_cartpole,
+    "RepeatPrevious-v0": memory_worlds.repeat_previous,
+    "TMaze-v0": _t_maze,
+    "ReachingArm-v0": reaching_arm,
 }
 
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from policygrad.envs import checks
 from policygrad.envs.base import Env, time_limit
 from policygrad.errors import UsageError
 from policygrad.spaces import Box, Discrete
@@ -79,7 +80,7 @@ def bandit_value(probabilities: Any, means: Any = None) -> float:
     if policy.ndim not in (1, 2) or policy.shape[-1] != table.shape[1] or policy.shape[:-1] not in ((), table.shape[:1]):
         raise UsageError(f"bandit_value: probabilities must be {table.shape} or {table.shape[1:]}: got {policy.shape}")
     for row in np.atleast_2d(policy):
-        _probabilities(row, table.shape[1], "bandit_value")
+        checks.probabilities(row, table.shape[1], "bandit_value")
     return float((policy * table).sum(axis=1).mean())
 
 
@@ -195,7 +196,7 @@ def rock_paper_scissors(rounds: int = 10) -> Env:
     Args:
         rounds: rounds in an episode, ≥ 1.
     """
-    _at_least("rock_paper_scissors", "rounds", rounds, 1)
+    checks.at_least("rock_paper_scissors", "rounds", rounds, 1)
 
     def reset(key: Key) -> tuple[Array, Array]:
         del key
@@ -224,8 +225,8 @@ def rock_paper_scissors_value(probabilities: Any, rounds: int = 10) -> float:
         probabilities: of rock, paper and scissors, (3,).
         rounds: as for `rock_paper_scissors`; the work grows with its cube.
     """
-    p = _probabilities(probabilities, 3, "rock_paper_scissors_value")
-    _at_least("rock_paper_scissors_value", "rounds", rounds, 1)
+    p = checks.probabilities(probabilities, 3, "rock_paper_scissors_value")
+    checks.at_least("rock_paper_scissors_value", "rounds", rounds, 1)
     gain = np.roll(p, -2) - p  # by m
     value = 0.0
     for t in range(rounds):
@@ -245,7 +246,7 @@ def worst_case_loss(probabilities: Any) -> float:
     Args:
         probabilities: of rock, paper and scissors, (3,).
     """
-    p = _probabilities(probabilities, 3, "worst_case_loss")
+    p = checks.probabilities(probabilities, 3, "worst_case_loss")
     return float((p - np.roll(p, -2)).max())
 
 
@@ -269,9 +270,9 @@ def target(dims: int = 1, *, levels: int | None = None) -> Env:
     Raises:
         UsageError: dims or levels is too small, or levels comes with dims > 1.
     """
-    _at_least("target", "dims", dims, 1)
+    checks.at_least("target", "dims", dims, 1)
     if levels is not None:
-        _at_least("target", "levels", levels, 2)
+        checks.at_least("target", "levels", levels, 2)
         if dims != 1:
             raise UsageError(f"target: levels is for one dimension: got dims={dims}; a grid over it would need levels**dims actions")
 
@@ -298,20 +299,5 @@ def target_best_value(levels: int | None = None) -> float:
     """
     if levels is None:
         return 0.0
-    _at_least("target_best_value", "levels", levels, 2)
+    checks.at_least("target_best_value", "levels", levels, 2)
     return -((2 / (levels - 1)) ** 2) / 12
-
-
-# ── checks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _at_least(who: str, what: str, got: Any, least: int) -> None:
-    if isinstance(got, bool) or not isinstance(got, int | np.integer) or got < least:
-        raise UsageError(f"{who}: {what} must be an integer of at least {least}: got {got!r}")
-
-
-def _probabilities(values: Any, count: int, who: str) -> np.ndarray:
-    p = np.asarray(values, np.float64)
-    if p.shape != (count,) or not (p >= 0).all() or abs(p.sum() - 1) > 1e-6:
-        raise UsageError(f"{who}: probabilities must be {count} numbers ≥ 0 that sum to 1: got {p.tolist()}")
-    return p

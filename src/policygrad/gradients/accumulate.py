@@ -49,7 +49,7 @@ def accumulated(gradient: Callable[..., tuple[Params, dict]], part: int = PART) 
     def accumulate(params: Params, batch: Batch, progress: Array) -> tuple[Params, dict]:
         rows, columns = batch.rollout.mask.shape
         size = max(1, part // columns)
-        if rows <= size or jax.tree.leaves(batch.carry):
+        if rows <= size or jax.tree.leaves((batch.carry, batch.rollout.critic_carry)):
             return gradient(params, batch, progress)
 
         control, batch = batch.control, batch._replace(control=())  # of the whole batch, so it is subtracted once

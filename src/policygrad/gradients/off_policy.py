@@ -14,7 +14,7 @@ import numpy as np
 
 from policygrad.errors import SpaceError, UsageError
 from policygrad.gradients.weights import Weight, effective_sample_size, per_decision
-from policygrad.spaces import Discrete, Space
+from policygrad.spaces import Discrete, Leaf, MultiBinary, MultiDiscrete, Space, flattened, leaves
 from policygrad.types import Array, Rollout
 
 SMALLEST_SHARE = 0.1
@@ -139,12 +139,30 @@ def require_space(what: str, values: Any, mask: Any, space: Space) -> None:
     Raises:
         SpaceError: naming `what`.
     """
-    values = np.asarray(values)
-    if values.shape[2:] != space.shape:
-        raise SpaceError(f"{what}: got shape {values.shape[2:]} where {space} belongs; rollout and policy must be of one environment")
-    valid = values[np.asarray(mask) > 0]
-    if isinstance(space, Discrete) and (not np.issubdtype(values.dtype, np.integer) or valid.min() < 0 or valid.max() >= space.n):
-        raise SpaceError(f"{what}: got some that are no integers of {space}, counted from 0; rollout and policy must be of one environment")
+    fix = "rollout and policy must be of one environment"
+    try:
+        parts = flattened(space, values)
+    except (KeyError, IndexError, TypeError):
+        raise SpaceError(f"{what}: got {type(values).__name__} where {space} belongs; {fix}") from None
+    for (_, leaf), part in zip(leaves(space), parts, strict=True):
+        part = np.asarray(part)
+        if part.shape[2:] != leaf.shape:
+            raise SpaceError(f"{what}: got shape {part.shape[2:]} where {leaf} belongs; {fix}")
+        valid, most = part[np.asarray(mask) > 0], _most(leaf)
+        if most is not None and (not np.issubdtype(part.dtype, np.integer) or valid.min() < 0 or (valid > most).any()):
+            raise SpaceError(f"{what}: got some that are no integers of {leaf}, counted from 0; {fix}")
+
+
+def _most(space: Leaf) -> Any:
+    """The largest integers of a discrete leaf; None of a Box."""
+    match space:
+        case Discrete():
+            return space.n - 1
+        case MultiDiscrete():
+            return np.array(space.counts).reshape(space.shape) - 1
+        case MultiBinary():
+            return 1
+    return None
 
 
 def require_behaviour(rollout: Rollout, what: str = "rollout") -> None:

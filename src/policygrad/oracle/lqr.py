@@ -24,7 +24,8 @@ from policygrad.errors import UsageError
 from policygrad.oracle.scope import traced
 from policygrad.policies import require_spaces
 from policygrad.policies.features import Raw
-from policygrad.policies.policy import FixedGaussian, LinearGaussian, Policy
+from policygrad.policies.heads import FixedGaussian, LinearGaussian
+from policygrad.policies.policy import Policy
 from policygrad.types import Array, PyTree
 
 
@@ -100,7 +101,7 @@ def policy_gradient(
 @jax.jit
 def gain(policy: Policy) -> Gain:
     """What a Gaussian policy with linear mean does."""
-    shape = policy.observation_space.shape
+    shape = getattr(policy.observation_space, "shape", ())
     at_zero: Any = policy(jnp.zeros(shape, policy.head.layer.weight.dtype))
     return Gain(
         jnp.concatenate([policy.head.layer.weight, at_zero.mean.reshape(-1, 1)], axis=1),

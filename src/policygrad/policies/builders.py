@@ -5,31 +5,130 @@ What can be checked without the spaces is checked when the maker is called, the 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from policygrad.errors import SpaceError, UsageError
-from policygrad.policies.features import (
-    Index,
-    PerStatePolynomial,
-    StateAction,
-    StateActionPolynomial,
-    learnt,
-)
-from policygrad.policies.networks import check_network
-from policygrad.policies.policy import FixedGaussian, LinearCategorical, LinearGaussian, Policy, Preferences, TableHead
-from policygrad.spaces import Box, Discrete, Space
+from policygrad.errors import SpaceError, UnknownNameError, UsageError
+from policygrad.policies.features import Index, PerStatePolynomial, StateAction, StateActionPolynomial
+from policygrad.policies.frozen import Frozen
+from policygrad.policies.head_choice import Sigma, check_head, check_sigma, head_of
+from policygrad.policies.heads import Preferences, TableHead
+from policygrad.policies.policy import Policy
+from policygrad.policies.trunk import Trunk
+from policygrad.settings import HeadName
+from policygrad.spaces import Box, Discrete, Space, from_gymnasium, seen
 from policygrad.types import Array, Key, Spec
 
 PolicyBuilder = Callable[[Key, Spec], Policy]
 
 OUTPUT_GAIN = 0.01
 """Gain of the output layer under "orthogonal": the first policy hardly prefers any action (Andrychowicz et al. 2021)."""
+PARTS = "features", "memory", "head"
+
+
+def policy(
+    observation_space: Any = None,
+    action_space: Any = None,
+    *,
+    features: Any = "auto",
+    hidden_sizes: Sequence[int] | None = None,
+    activation: str = "tanh",
+    memory: str | None = None,
+    memory_size: int = 64,
+    truncate: int | None = None,
+    head: HeadName | Mapping[str, HeadName] = "auto",
+    sigma: Sigma | None = None,
+    initial_sigma: float = 1.0,
+    initialisation: str = "orthogonal",
+    freeze: Sequence[str] = (),
+    network: Sequence[int] = (64, 64),
+) -> PolicyBuilder:
+    """The policy that the spaces suggest, and whatever of it is to be another: features × memory × head.
+
+        observation                       features and layers over them, where neither is given
+        Discrete                          a table: logits, or one mean per state; with memory its unit vector
+        MultiDiscrete, MultiBinary, Box   their numbers, unit vectors for integers, and layers of the widths `network`
+        images (bytes of rank 3)          convolutions
+        Dict, Tuple                       those of the parts side by side, and layers of the widths `network`
+
+        action          head
+        Discrete        softmax
+        MultiDiscrete   a softmax for every element
+        MultiBinary     a coin for every element
+        Box             Gaussian with a σ that is learnt, the same in every state
+        Dict, Tuple     those of the parts, independent given the features
+
+    Where observations are a dict with an "action_mask", actions that it forbids have probability 0. It has an entry of 1 or 0 for each
+    alternative of each discrete part of the action, in order; the features do not see it.
+
+    Args:
+        observation_space, action_space: Gymnasium's or policygrad's, to check the choice against at once; None leaves that to whoever
+            calls the builder.
+        features: a name of `features.FEATURES`; a function (key, space) -> features; or a Module, observations [..., *shape] -> [..., F].
+        hidden_sizes: widths of learnt layers over the features, whatever the spaces; () for none: a policy linear in its features.
+        activation: of these layers, a name of `networks.ACTIVATIONS`.
+        memory: "gru" or "lstm" between the layers and the head; None for none. Layers are then (64,) where none are given.
+        memory_size: width of the memory, ≥ 1.
+        truncate: steps that gradients flow back through the memory at the most, ≥ 1; None for all of a rollout.
+        head: of Box actions, or of the Box parts of actions, where `sigma` gives no Σ:
+
+            "auto", "gaussian"   N(μ(x), diag σ²), log σ learnt
+            "state-gaussian"     σ depends on x, too
+            "full-gaussian"      the whole covariance depends on x
+            "squashed"           tanh of "gaussian", into the bounds
+            "squashed-state"     tanh of "state-gaussian"
+            "beta"               a Beta distribution over the bounds
+
+            For Dict actions also a mapping from the names of parts to such names; parts that are not in it have "auto".
+        sigma: a fixed Σ for Box actions: a standard deviation > 0, one for each element, or a covariance matrix [d][d].
+        initial_sigma: the standard deviation > 0 that learning it starts from (before the tanh, where there is one).
+        initialisation: a name of `networks.INITIALISATIONS`; under "orthogonal" layers take the gain √2, the output 0.01.
+        freeze: what does not train, among "features", "memory" and "head".
+        network: widths of the layers where `hidden_sizes` is None.
+
+    Returns:
+        builder (key, spec) -> Policy, which raises SpaceError if this does not fit the spaces.
+
+    Raises:
+        UnknownNameError, UsageError: for arguments that fit no spaces at all. SpaceError: where they do not fit the given ones.
+
+    >>> from policygrad.spaces import Box, Discrete
+    >>> build = policy(Box.of(-1.0, 1.0, (3,)), Discrete(2), memory="gru", memory_size=8)
+    >>> build(jax.random.key(0), Spec(Box.of(-1.0, 1.0, (3,)), Discrete(2), num_envs=1)).initial(5).shape
+    (5, 8)
+    """
+    trunk = Trunk(features, hidden_sizes, activation, memory, memory_size, truncate, initialisation, network)
+    if unknown := [part for part in freeze if part not in PARTS]:
+        raise UnknownNameError("part of a policy", str(unknown[0]), PARTS)
+    if "memory" in freeze and trunk.memory is None:
+        raise UsageError("freeze: got 'memory' for a policy without one; leave it out")
+    check_head(head)
+    fixed, initial_sigma = check_sigma(sigma, initial_sigma)
+    suggested = trunk.suggested and head == "auto" and fixed is None and initial_sigma == 1
+
+    def build(key: Key, spec: Spec) -> Policy:
+        space, actions = seen(spec.observation_space), spec.action_space
+        if suggested and isinstance(space, Discrete) and isinstance(actions, Discrete):
+            built = table()(key, spec)
+        else:
+            make_head, num_outputs = head_of(actions, head, fixed, initial_sigma)
+            made, cell, output = trunk.build(key, space, num_outputs, OUTPUT_GAIN)
+            built = Policy(made, make_head(output), spec.observation_space, actions, cell)
+        parts = {part: Frozen(getattr(built, part)) if part in freeze else getattr(built, part) for part in PARTS}
+        return Policy(observation_space=built.observation_space, action_space=built.action_space, **parts)
+
+    if observation_space is not None and action_space is not None:
+        spaces = (
+            from_gymnasium(space, role) if not isinstance(space, Space) else space
+            for space, role in ((observation_space, "observation"), (action_space, "action"))
+        )
+        spec = Spec(*spaces, num_envs=1)
+        jax.eval_shape(lambda key: build(key, spec), jax.random.key(0))
+    return build
 
 
 def default(
@@ -38,44 +137,13 @@ def default(
     network: Sequence[int] = (64, 64),
     activation: str = "tanh",
     initialisation: str = "orthogonal",
-    sigma: float | Sequence[float] | None = None,
+    sigma: Sigma | None = None,
     initial_sigma: float = 1.0,
+    **others: Any,
 ) -> PolicyBuilder:
-    """The policy that the spaces suggest.
-
-        observation     hidden_sizes None                               hidden_sizes given
-        Discrete        a table: logits, or one mean per state          network over the one-hot state
-        Box             network of the widths `network`                 network over the elements
-
-        action Discrete: softmax            action Box: Gaussian
-
-    Args:
-        hidden_sizes: widths of the hidden layers, whatever the spaces; () is a policy linear in the observation.
-        network: widths where `hidden_sizes` is None and the observation is a Box.
-        activation: a name of `networks.ACTIVATIONS`.
-        initialisation: a name of `networks.INITIALISATIONS`; under "orthogonal" hidden layers take the gain √2, the output 0.01.
-        sigma: a fixed standard deviation > 0 for Box actions, one or one per element; None learns log σ.
-        initial_sigma: the standard deviation > 0 that learning starts from.
-
-    Returns:
-        builder (key, spec) -> Policy, which raises SpaceError if this does not fit the spaces.
-
-    Raises:
-        UnknownNameError, UsageError: for arguments that fit no spaces at all.
-    """
-    if hidden_sizes is not None:
-        return mlp(hidden_sizes, activation=activation, initialisation=initialisation, sigma=sigma, initial_sigma=initial_sigma)
-    layers = mlp(network, activation=activation, initialisation=initialisation, sigma=sigma, initial_sigma=initial_sigma)
-    lookup = linear(initialisation=initialisation, sigma=sigma, initial_sigma=initial_sigma)
-
-    def build(key: Key, spec: Spec) -> Policy:
-        if isinstance(spec.observation_space, Box):
-            return layers(key, spec)
-        if isinstance(spec.action_space, Discrete) and sigma is None and initial_sigma == 1:
-            return table()(key, spec)
-        return lookup(key, spec)
-
-    return build
+    """The policy that the spaces suggest: `policy`, without spaces to check it against."""
+    layers = {"hidden_sizes": hidden_sizes, "network": network, "activation": activation, "initialisation": initialisation}
+    return policy(sigma=sigma, initial_sigma=initial_sigma, **layers, **others)
 
 
 def mlp(
@@ -83,31 +151,15 @@ def mlp(
     *,
     activation: str = "tanh",
     initialisation: str = "orthogonal",
-    sigma: float | Sequence[float] | None = None,
+    sigma: Sigma | None = None,
     initial_sigma: float = 1.0,
 ) -> PolicyBuilder:
-    """A network: softmax over its outputs for Discrete actions, Gaussian around them for Box actions.
-
-    Observations enter as floats, a Discrete one as a unit vector. Arguments, returns and errors as `default`.
-    """
-    hidden_sizes = check_network(hidden_sizes, activation, initialisation)
-    fixed, initial_sigma = _check_sigma(sigma, initial_sigma)
-
-    def build(key: Key, spec: Spec) -> Policy:
-        space, actions = spec.observation_space, spec.action_space
-        make_head, num_outputs = _head(actions, fixed, initial_sigma)
-        features, output = learnt(
-            key, space, hidden_sizes, num_outputs, activation=activation, initialisation=initialisation, output_gain=OUTPUT_GAIN
-        )
-        return Policy(features, make_head(output), space, actions)
-
-    return build
+    """A network of these layers, whatever the spaces; arguments, returns and errors as `policy`."""
+    return policy(hidden_sizes=hidden_sizes, activation=activation, initialisation=initialisation, sigma=sigma, initial_sigma=initial_sigma)
 
 
-def linear(
-    *, initialisation: str = "orthogonal", sigma: float | Sequence[float] | None = None, initial_sigma: float = 1.0
-) -> PolicyBuilder:
-    """Logits or mean affine in the observation. Arguments, returns and errors as `default`."""
+def linear(*, initialisation: str = "orthogonal", sigma: Sigma | None = None, initial_sigma: float = 1.0) -> PolicyBuilder:
+    """Logits or mean affine in the observation. Arguments, returns and errors as `policy`."""
     return mlp((), initialisation=initialisation, sigma=sigma, initial_sigma=initial_sigma)
 
 
@@ -121,12 +173,12 @@ def table() -> PolicyBuilder:
     """
 
     def build(key: Key, spec: Spec) -> Policy:
-        states, actions = spec.observation_space, spec.action_space
+        states, actions = seen(spec.observation_space), spec.action_space
         if not isinstance(states, Discrete):
             raise SpaceError(f"a table needs Discrete observations: got {states}; use mlp(...) or linear()")
         if not isinstance(actions, Discrete):
             raise SpaceError(f"a table of logits needs Discrete actions: got {actions}; use linear(), a mean per state")
-        return Policy(Index(states.n), TableHead(jnp.zeros((states.n, actions.n))), states, actions)
+        return Policy(Index(states.n), TableHead(jnp.zeros((states.n, actions.n))), spec.observation_space, actions)
 
     return build
 
@@ -154,13 +206,13 @@ def state_action(phi: Callable[[Array, Array], Array]) -> PolicyBuilder:
     """
 
     def build(key: Key, spec: Spec) -> Policy:
-        space, actions = spec.observation_space, _discrete_actions(spec, "state-action features")
+        space, actions = _one_part(spec, "state-action features"), _discrete_actions(spec, "state-action features")
         obs = jax.ShapeDtypeStruct(space.shape, jax.dtypes.canonicalize_dtype(space.dtype))
         features = jax.eval_shape(lambda s, a: jnp.asarray(phi(s, a)), obs, jax.ShapeDtypeStruct((), jnp.int32))
         if features.ndim != 1:
             raise UsageError(f"phi(s, a) must return a vector [F]: got shape {features.shape}; stack its features with jnp.stack")
         weights = jnp.zeros(features.shape)
-        return Policy(StateAction(phi, space.shape, actions.n), Preferences(weights), space, actions)
+        return Policy(StateAction(phi, space.shape, actions.n), Preferences(weights), spec.observation_space, actions)
 
     return build
 
@@ -184,12 +236,12 @@ def polynomial(degree: int = 2) -> PolicyBuilder:
         raise UsageError(f"degree of the polynomial: got {degree}; it must be an integer of at least 1 (a constant prefers nothing)")
 
     def build(key: Key, spec: Spec) -> Policy:
-        space, actions = spec.observation_space, _discrete_actions(spec, "polynomial preferences")
+        space, actions = _one_part(spec, "polynomial preferences"), _discrete_actions(spec, "polynomial preferences")
         if isinstance(space, Discrete):
             features: Any = PerStatePolynomial(space.n, degree, actions.n)
         else:
             features = StateActionPolynomial(space.shape, degree, actions.n)
-        return Policy(features, Preferences(jnp.zeros(features.num_features)), space, actions)
+        return Policy(features, Preferences(jnp.zeros(features.num_features)), spec.observation_space, actions)
 
     return build
 
@@ -213,37 +265,14 @@ def tabular_softmax(logits: Array) -> Policy:
     return Policy(Index(logits.shape[0]), TableHead(logits), Discrete(logits.shape[0]), Discrete(logits.shape[1]))
 
 
-def _head(space: Space, sigma: tuple[float, ...] | None, initial_sigma: float) -> tuple[Callable[[Any], Any], int]:
-    """What makes the head that fits the action space from an output layer, and how many outputs that layer needs."""
-    if isinstance(space, Discrete):
-        if sigma is not None:
-            raise SpaceError(f"a fixed sigma needs Box actions: got {space}; leave sigma out")
-        if initial_sigma != 1:
-            raise SpaceError(f"an initial_sigma needs Box actions: got {space}; leave initial_sigma out")
-        return LinearCategorical, space.n
-    if not jnp.issubdtype(space.dtype, jnp.floating):
-        raise SpaceError(f"a Gaussian needs real-valued actions: got {space}; make the environment take floats or Discrete actions")
-    if space.size == 0:
-        raise SpaceError(f"empty action space: got {space}; there is nothing to choose")
-    if sigma is None:
-        return lambda layer: LinearGaussian(layer, jnp.full(space.shape, math.log(initial_sigma))), space.size
-    if len(sigma) not in (1, space.size):
-        raise SpaceError(f"a fixed sigma for {space}: got {len(sigma)} values; give 1, or {space.size}: one per element")
-    return lambda layer: FixedGaussian(layer, space.shape, sigma), space.size
+def _one_part(spec: Spec, what: str) -> Discrete | Box:
+    space = seen(spec.observation_space)
+    if not isinstance(space, Discrete | Box):
+        raise SpaceError(f"{what} need Discrete or Box observations: got {space}; use policy(...)")
+    return space
 
 
 def _discrete_actions(spec: Spec, what: str) -> Discrete:
     if not isinstance(spec.action_space, Discrete):
         raise SpaceError(f"{what} need Discrete actions: got {spec.action_space}; use mlp(...) or linear() for a Gaussian policy")
     return spec.action_space
-
-
-def _check_sigma(sigma: float | Sequence[float] | None, initial_sigma: float) -> tuple[tuple[float, ...] | None, float]:
-    """A fixed σ as a tuple of floats, and the initial one, both > 0 and finite."""
-    values = () if sigma is None else tuple(map(float, sigma)) if isinstance(sigma, Sequence) else (float(sigma),)
-    for name, value in [("initial_sigma", float(initial_sigma)), *(("sigma", v) for v in values)]:
-        if not (math.isfinite(value) and value > 0):
-            raise UsageError(f"{name}: got {value}; a standard deviation must be finite and above 0")
-    if sigma is not None and not values:
-        raise UsageError("sigma: got (); give a standard deviation above 0, or None to learn it")
-    return None if sigma is None else values, float(initial_sigma)

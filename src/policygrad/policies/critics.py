@@ -2,7 +2,8 @@
 
     critic(policy, rollout, carry)         -> (values, next_values), each [T, B]
     critic.beside(policy, rollout, carry)  -> (π(·|o_t), values), what a loss reads of both, features that they share made once
-    critic.value(obs)                      -> [...], but for a critic that shares the policy's features
+    critic.along(rollout)                  -> values, but for a critic that shares the policy's features
+    critic.value(obs)                      -> [...], likewise, and without memory
 
 `next_values` belong to the *true* next observations, before any reset, so that a truncated step bootstraps from where
 it was cut and not from the start of the next episode. The policy is handed over for critics that share its features.
@@ -12,6 +13,7 @@ A builder is (key, spec, policy) -> critic; only `shared_critic` looks at the po
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,41 +23,55 @@ import jax.numpy as jnp
 
 from policygrad.errors import SpaceError, UsageError
 from policygrad.policies.distributions import Distribution
-from policygrad.policies.features import Index, Polynomial, learnt
+from policygrad.policies.features import Index, Polynomial, num_features
+from policygrad.policies.memory import chunks
 from policygrad.policies.networks import affine, check_network, linear_layers
-from policygrad.spaces import Box, Discrete
-from policygrad.types import Array, Key, PyTree, Rollout, Spec
+from policygrad.policies.policy import along, onwards, what_is_seen
+from policygrad.policies.trunk import Trunk
+from policygrad.spaces import Box, Discrete, seen
+from policygrad.types import Array, Carries, Key, PyTree, Rollout, Spec
 
 
 class Critic(eqx.Module):
-    """A value function without memory.
+    """A value function.
 
-        V(o) = head(features(o))
+        V(o) = head(features(o))                          without memory
+        V(o_1 … o_t) = head(memory(features(o_1 … o_t)))  with one, which starts anew with every episode
+
+    Masks of actions are no part of what it sees.
 
     Args:
-        features: a Module, observations [..., *shape] -> x; see `policygrad.policies.features`.
+        features: a Module, what is seen of observations [..., *shape] -> x; see `policygrad.policies.features`.
         head: a Module, x -> [...].
+        memory: a Module of `policygrad.policies.memory`, or None. Collectors carry it along with the policy's.
     """
 
     features: Any
     head: Any
+    memory: Any = None
 
     def value(self, obs: Array) -> Array:
-        """V(o) for observations over any leading axes, [...]."""
-        return self.head(self.features(obs))
+        """V(o) of a critic without memory, for observations over any leading axes, [...]."""
+        if self.memory is not None:
+            raise UsageError("critic.value(obs): got a critic with memory, which one observation is not enough for; use along(rollout)")
+        return self.head(self.features(what_is_seen(obs)))
+
+    def along(self, rollout: Rollout) -> Array:
+        """V(o_t) of every step of a rollout, [T, B]."""
+        return self.head(along(self, rollout.critic_carry, rollout.obs, rollout.time == 0)[0])
 
     def __call__(self, policy: Any, rollout: Rollout, carry: PyTree) -> tuple[Array, Array]:
         """(V(o_t), V(o_{t+1})), each [T, B]; the second after a terminal step may be anything."""
-        return _here_and_next(self.value, rollout, _size(self))
+        return _here_and_next(self, self.head, rollout.critic_carry, rollout, _size(self))
 
     def beside(self, policy: Any, rollout: Rollout, carry: PyTree) -> tuple[Distribution, Array]:
         """(π(·|o_t), V(o_t)), each over [T, B]."""
         distribution, _ = policy.unroll(carry, rollout.obs, rollout.time == 0)
-        return distribution, self.value(rollout.obs)
+        return distribution, self.along(rollout)
 
 
 class SharedCritic(eqx.Module):
-    """A head over the policy's own features, for a critic that climbs with the policy.
+    """A head over the policy's own features and memory, for a critic that climbs with the policy.
 
         V(o) = head(policy.features(o))
 
@@ -69,12 +85,42 @@ class SharedCritic(eqx.Module):
 
     def __call__(self, policy: Any, rollout: Rollout, carry: PyTree) -> tuple[Array, Array]:
         """(V(o_t), V(o_{t+1})), each [T, B]; the second after a terminal step may be anything."""
-        return _here_and_next(lambda obs: self.head(policy.features(obs)), rollout, _size((policy, self)))
+        return _here_and_next(policy, self.head, carry, rollout, _size((policy, self)))
 
     def beside(self, policy: Any, rollout: Rollout, carry: PyTree) -> tuple[Distribution, Array]:
         """(π(·|o_t), V(o_t)), each over [T, B]. Written with two forward passes, it would be differentiated twice as well."""
-        x = policy.features(rollout.obs)
-        return policy.head(x), self.head(x)
+        x, _ = policy.latent(carry, rollout.obs, rollout.time == 0)
+        return policy.choices(x, rollout.obs), self.head(x)
+
+
+class WithCritic(eqx.Module):
+    """A policy that acts, and a critic that remembers what it sees: collectors carry both memories.
+
+    Args:
+        policy: that acts.
+        critic: a `Critic` with memory.
+    """
+
+    policy: Any
+    critic: Any
+
+    def initial(self, batch: int) -> Carries:
+        """Both memories before the first step, [batch, …]."""
+        return Carries(self.policy.initial(batch), self.critic.memory.initial(batch))
+
+    def step(self, carry: Carries, obs: Array, first: Array) -> tuple[Distribution, Carries]:
+        """As `Policy.step`."""
+        distribution, own = self.policy.step(carry.policy, obs, first)
+        _, critics = self.critic.memory.step(carry.critic, self.critic.features(what_is_seen(obs)), first)
+        return distribution, Carries(own, critics)
+
+    def unroll(self, carry: Carries, obs: Array, resets: Array) -> tuple[Distribution, PyTree]:
+        """As `Policy.unroll`; the critic is not looked at."""
+        return self.policy.unroll(carry.policy, obs, resets)
+
+    def num_chunks(self, rows: int) -> int:
+        """C, of both: the more that one of them asks for."""
+        return max(self.policy.num_chunks(rows), chunks(self.critic.memory, rows))
 
 
 CriticBuilder = Callable[..., Critic | SharedCritic]
@@ -86,32 +132,46 @@ LARGE = 2**12, 2**8
 """Steps of a rollout and parameters of a critic from which it pays to look which next observations were seen already."""
 
 
-def _here_and_next(value: Callable[[Array], Array], rollout: Rollout, size: int) -> tuple[Array, Array]:
-    """(V(o_t), V(o_{t+1})), each [T, B].
+def _here_and_next(module: Any, head: Any, carry: PyTree, rollout: Rollout, size: int) -> tuple[Array, Array]:
+    """(V(o_t), V(o_{t+1})), each [T, B], V = head of the module's features and memory.
 
     The next observation of most steps is the next row's observation, whose value is known. It is made for the others alone: those of
     the last row, and of steps that were cut (what follows a terminal step is worth 0, whatever V says).
 
     Args:
+        module: has `features` and `memory`, as `policy.along`.
+        carry: its memory at the starts of chunks.
         size: parameters of the critic.
     """
-    obs, following, mask = rollout.obs, rollout.next_obs, rollout.mask
+    following, mask = rollout.next_obs, rollout.mask
     rows, columns = mask.shape
     most = rows * columns // FEW_ENDS
+    remembers = module.memory is not None
     if rows * columns < LARGE[0] or size < LARGE[1] or most < columns:
-        both = value(jnp.concatenate([obs, following]))
-        return both[:rows], both[rows:]
-    values = value(obs)
-    same = jnp.all((following[:-1] == obs[1:]).reshape(rows - 1, columns, -1), axis=-1)
-    unseen = jnp.concatenate([~same & ~rollout.terminated[:-1] & (mask[:-1] > 0), jnp.ones((1, columns), bool)]).ravel()
-    flat = following.reshape(rows * columns, *following.shape[2:])
+        if not remembers:
+            both = head(module.features(what_is_seen(jax.tree.map(lambda *x: jnp.concatenate(x), rollout.obs, following))))
+            return both[:rows], both[rows:]
+        x, carries, _ = along(module, carry, rollout.obs, rollout.time == 0)
+        return head(x), head(onwards(module, carries, following))
+    x, carries, _ = along(module, carry, rollout.obs, rollout.time == 0)
+    values = head(x)
+    same = [
+        jnp.all((after[:-1] == before[1:]).reshape(rows - 1, columns, -1), axis=-1)
+        for before, after in zip(jax.tree.leaves(rollout.obs), jax.tree.leaves(following), strict=True)
+    ]
+    if remembers:  # of an episode that begins it knows nothing
+        same.append(rollout.time[1:] > 0)
+    seen_again = functools.reduce(jnp.logical_and, same)
+    unseen = jnp.concatenate([~seen_again & ~rollout.terminated[:-1] & (mask[:-1] > 0), jnp.ones((1, columns), bool)]).ravel()
+    flat = jax.tree.map(lambda leaf: leaf.reshape(rows * columns, *leaf.shape[2:]), (carries, following))
 
     def few() -> Array:
         at = jnp.nonzero(unseen, size=most, fill_value=rows * columns)[0]
         seen = jnp.concatenate([values[1:], values[-1:]]).ravel()
-        return seen.at[at].set(value(flat.at[at].get(mode="clip")), mode="drop")
+        some = jax.tree.map(lambda leaf: leaf.at[at].get(mode="clip"), flat)
+        return seen.at[at].set(head(onwards(module, *some)), mode="drop")
 
-    return values, jax.lax.cond(jnp.sum(unseen) <= most, few, lambda: value(flat)).reshape(rows, columns)
+    return values, jax.lax.cond(jnp.sum(unseen) <= most, few, lambda: head(onwards(module, *flat))).reshape(rows, columns)
 
 
 def _size(tree: PyTree) -> int:
@@ -146,35 +206,43 @@ class AffineValue(eqx.Module):
 
 
 def default_critic(
-    hidden_sizes: Sequence[int] | None = None, activation: str = "tanh", initialisation: str = "orthogonal"
+    hidden_sizes: Sequence[int] | None = None, activation: str = "tanh", initialisation: str = "orthogonal", **others: Any
 ) -> CriticBuilder:
-    """The critic that the observation space suggests: Discrete, a table; Box, a network of (64, 64).
+    """The critic that the observation space suggests: Discrete, a table; else the layers that `policies.policy` would have.
 
     Args:
-        hidden_sizes: widths of a network's hidden layers, whatever the space; () is an affine function of the observation.
+        hidden_sizes: widths of learnt layers over the features, whatever the space; () is an affine function of these.
         activation, initialisation: names of `networks.ACTIVATIONS` and `networks.INITIALISATIONS`.
+        others: features, memory, memory_size and truncate, as of `policies.policy`.
 
     Raises:
-        UnknownNameError, UsageError: as `networks.check_network`.
+        UnknownNameError, UsageError: in one line.
     """
-    if hidden_sizes is not None:
-        return network_critic(hidden_sizes, activation, initialisation)
-    network, lookup = network_critic((64, 64), activation, initialisation), table_critic()
-    return lambda key, spec, policy=None: (network if isinstance(spec.observation_space, Box) else lookup)(key, spec)
+    network = network_critic(hidden_sizes, activation, initialisation, **others)
+    if not Trunk(hidden_sizes=hidden_sizes, activation=activation, initialisation=initialisation, **others).suggested:
+        return network
+    return lambda key, spec, policy=None: (table_critic() if isinstance(seen(spec.observation_space), Discrete) else network)(key, spec)
 
 
-def network_critic(hidden_sizes: Sequence[int] = (64, 64), activation: str = "tanh", initialisation: str = "orthogonal") -> CriticBuilder:
-    """A network with one output; under "orthogonal" the hidden layers take the gain √2, the output 1.
+def network_critic(
+    hidden_sizes: Sequence[int] | None = (64, 64),
+    activation: str = "tanh",
+    initialisation: str = "orthogonal",
+    *,
+    features: Any = "auto",
+    memory: str | None = None,
+    memory_size: int = 64,
+    truncate: int | None = None,
+) -> CriticBuilder:
+    """Layers over features, perhaps a memory, and one output; under "orthogonal" the hidden layers take the gain √2, the output 1.
 
     Arguments and errors as `default_critic`.
     """
-    hidden_sizes = check_network(hidden_sizes, activation, initialisation)
+    trunk = Trunk(features, hidden_sizes, activation, memory, memory_size, truncate, initialisation)
 
     def build(key: Key, spec: Spec, policy: Any = None) -> Critic:
-        features, output = learnt(
-            key, spec.observation_space, hidden_sizes, 1, activation=activation, initialisation=initialisation, output_gain=1.0
-        )
-        return Critic(features, AffineValue(output))
+        made, cell, output = trunk.build(key, seen(spec.observation_space), 1, 1.0)
+        return Critic(made, AffineValue(output), cell)
 
     return build
 
@@ -183,7 +251,7 @@ def table_critic() -> CriticBuilder:
     """One value per state, 0 at first. The builder raises SpaceError unless observations are Discrete."""
 
     def build(key: Key, spec: Spec, policy: Any = None) -> Critic:
-        space = spec.observation_space
+        space = seen(spec.observation_space)
         if not isinstance(space, Discrete):
             raise SpaceError(f"a table of values needs Discrete observations: got {space}; use a linear one or a network")
         return Critic(Index(space.n), TableValue(jnp.zeros(space.n)))
@@ -203,7 +271,9 @@ def linear_critic(degree: int = 1) -> CriticBuilder:
         raise UsageError(f"degree of the critic's features: got {degree}; it must be an integer of at least 0")
 
     def build(key: Key, spec: Spec, policy: Any = None) -> Critic | SharedCritic:
-        space = spec.observation_space
+        space = seen(spec.observation_space)
+        if not isinstance(space, Discrete | Box):
+            raise SpaceError(f"a linear critic needs Discrete or Box observations: got {space}; use a network")
         if isinstance(space, Discrete):  # every monomial of a unit vector is one of its elements, or 0
             return table_critic()(key, spec)
         features = Polynomial(space.shape, degree)
@@ -229,13 +299,11 @@ def shared_critic(initialisation: str = "orthogonal") -> CriticBuilder:
             raise UsageError(
                 "critic: got shared_critic() for one that is fitted apart from the policy; it must climb with it: joint_value(…)"
             )
-        if not jax.tree.leaves(policy.features):
+        if not jax.tree.leaves((policy.features, policy.memory)):
             raise UsageError(
                 "critic: got shared_critic() with a policy that has no hidden layer to share; give it hidden_sizes, or a critic of its own"
             )
-        space = spec.observation_space
-        obs = jax.ShapeDtypeStruct(space.shape, jax.dtypes.canonicalize_dtype(space.dtype))
-        width = jax.eval_shape(policy.features, obs).shape[-1]
+        width = num_features(policy.features, seen(spec.observation_space)) if policy.memory is None else policy.memory.size
         (output,) = linear_layers(key, (width, 1), initialisation)
         return SharedCritic(AffineValue(output))
 

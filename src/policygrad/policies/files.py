@@ -36,9 +36,9 @@ import safetensors.numpy
 
 from policygrad._version import __version__
 from policygrad.errors import OutputError, PolicyFileError, SpaceError, UsageError
-from policygrad.policies import critics, features, networks, normaliser, policy
-from policygrad.policies.distributions import Categorical
-from policygrad.spaces import Box, Discrete, Space
+from policygrad.policies import critics, features, frozen, heads, memory, networks, normaliser, policy
+from policygrad.policies.distributions import Bernoulli, Categorical, Joint, MultiCategorical
+from policygrad.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple, choices, held_dtype, mapped, outline
 
 FORMAT = 1
 MAX_BYTES = 2**31
@@ -56,10 +56,14 @@ CLASSES: dict[str, type] = {
         c.__name__: c
         for c in (
             *(features.Raw, features.Index, features.OneHot, features.Polynomial, features.Network),
+            *(features.JointIndex, features.MultiOneHot, features.Fourier, features.RBF, features.RandomFourier),
+            *(features.CNN, features.Joined, frozen.Frozen),
             *(features.StateAction, features.StateActionPolynomial, features.PerStatePolynomial),
             networks.MLP,
-            *(policy.Policy, policy.TableHead, policy.LinearCategorical, policy.Preferences),
-            *(policy.LinearGaussian, policy.FixedGaussian, normaliser.Normalised),
+            *(policy.Policy, normaliser.Normalised, memory.GRU, memory.LSTM),
+            *(heads.TableHead, heads.LinearCategorical, heads.Preferences, heads.LinearGaussian, heads.FixedGaussian, heads.Output),
+            *(heads.CategoricalOf, heads.MultiCategoricalOf, heads.BernoulliOf, heads.GaussianOf, heads.FixedGaussianOf),
+            *(heads.StateGaussianOf, heads.FullGaussianOf, heads.SquashedOf, heads.BetaOf, heads.JointOf),
             *(critics.Critic, critics.TableValue, critics.WeightedValue, critics.AffineValue),
         )
     },
@@ -147,10 +151,6 @@ def require_spaces(policy: Any, observation_space: Space, action_space: Space, e
     Raises:
         SpaceError: if it is for others.
     """
-
-    def outline(space: Space) -> tuple:
-        return ("Discrete", space.n) if isinstance(space, Discrete) else ("Box", space.shape)
-
     for role, theirs in (("observation", observation_space), ("action", action_space)):
         ours = getattr(policy, f"{role}_space", None)
         if isinstance(ours, Space) and outline(ours) != outline(theirs):
@@ -204,6 +204,10 @@ def _describe(node: Any, path: tuple) -> Any:
         return {"array": _path_name(path)}
     if type(node) is tuple:
         return {"tuple": [_describe(child, (*path, jax.tree_util.SequenceKey(i))) for i, child in enumerate(node)]}
+    if isinstance(node, dict):
+        if not all(isinstance(key, str) for key in node):
+            raise _NotStorableError("a dict with keys that are no strings")
+        return {"dict": [[key, _describe(node[key], (*path, jax.tree_util.DictKey(key)))] for key in sorted(node)]}
     name = next((name for name, cls in CLASSES.items() if cls is type(node)), None)
     if name is None:
         raise _NotStorableError(type(node).__name__)
@@ -229,6 +233,12 @@ def _encode(value: Any) -> Any:
         return {"space": "Discrete", "n": value.n, "start": value.start}
     if isinstance(value, Box):
         return {"space": "Box", "low": _encode(value.low), "high": _encode(value.high), "shape": _encode(value.shape), "dtype": value.dtype}
+    if isinstance(value, MultiDiscrete):
+        return {"space": "MultiDiscrete", **{name: _encode(getattr(value, name)) for name in ("counts", "shape", "starts")}}
+    if isinstance(value, MultiBinary):
+        return {"space": "MultiBinary", "shape": _encode(value.shape)}
+    if isinstance(value, Dict | Tuple):
+        return {"space": type(value).__name__, "parts": _encode(value.parts)}
     raise _NotStorableError(type(value).__name__)
 
 
@@ -359,15 +369,23 @@ def _rebuild(node: Any, arrays: dict[str, np.ndarray]) -> Any:
             return array
         case {"tuple": list(children), **rest} if not rest:
             return tuple(_rebuild(child, arrays) for child in children)
+        case {"dict": list(children), **rest} if not rest and all(
+            isinstance(child, list) and len(child) == 2 and isinstance(child[0], str) for child in children
+        ):
+            return {key: _rebuild(child, arrays) for key, child in children}
         case {"class": str(name), "fields": dict(given), **rest} if not rest:
             if name not in CLASSES:
                 raise _UnknownClassError(repr(name))
             cls = CLASSES[name]
             fields = dataclasses.fields(cls)
-            if {field.name for field in fields} != set(given):
+            absent = {field.name: field.default for field in fields if field.name not in given}  # as files of earlier versions have it
+            if not set(given) <= {field.name for field in fields} or dataclasses.MISSING in absent.values():
                 raise _DamagedError(f"{name} has other fields: {', '.join(sorted(given))}")
             module = object.__new__(cls)  # fields are set as JAX's own unflatten does; no initialiser runs
             for field in fields:
+                if field.name in absent:
+                    object.__setattr__(module, field.name, absent[field.name])
+                    continue
                 value = given[field.name]
                 static = field.metadata.get("static", False)
                 object.__setattr__(module, field.name, _decode(value) if static else _rebuild(value, arrays))
@@ -390,7 +408,30 @@ def _decode(value: Any) -> Any:
             not rest and np.dtype(dtype).kind in "biuf"
         ):
             return Box(_decode(low), _decode(high), _decode(shape), dtype)
+        case {"space": "MultiDiscrete", "counts": counts, "shape": shape, "starts": starts, **rest} if not rest:
+            counts, shape, starts = _whole_numbers(counts, 1), _whole_numbers(shape, 0), _whole_numbers(starts)
+            if math.prod(shape) == len(counts) and len(starts) in (0, len(counts)):
+                return MultiDiscrete(counts, shape, starts)
+        case {"space": "MultiBinary", "shape": shape, **rest} if not rest:
+            return MultiBinary(_whole_numbers(shape, 0))
+        case {"space": "Dict", "parts": {"tuple": list(parts)}, **rest} if not rest and parts:
+            named = tuple(_decode(part) for part in parts)
+            good = all(type(part) is tuple and len(part) == 2 and type(part[0]) is str and isinstance(part[1], Space) for part in named)
+            if good and [part[0] for part in named] == sorted({part[0] for part in named}):
+                return Dict(named)
+        case {"space": "Tuple", "parts": {"tuple": list(parts)}, **rest} if not rest and parts:
+            decoded = tuple(_decode(part) for part in parts)
+            if all(isinstance(part, Space) for part in decoded):
+                return Tuple(decoded)
     raise _DamagedError(f"got {str(value)[:60]} for a static field")
+
+
+def _whole_numbers(value: Any, least: int | None = None) -> tuple[int, ...]:
+    """A tuple of integers that JSON says, all ≥ least."""
+    numbers = _decode(value)
+    if type(numbers) is not tuple or not all(type(n) is int and (least is None or n >= least) for n in numbers):
+        raise _DamagedError(f"got {str(value)[:60]} for whole numbers")
+    return numbers
 
 
 def _trace(policy: Any) -> None:
@@ -402,18 +443,21 @@ def _trace(policy: Any) -> None:
     observations, actions = getattr(policy, "observation_space", None), getattr(policy, "action_space", None)
     if not (isinstance(observations, Space) and isinstance(actions, Space) and hasattr(policy, "unroll")):
         return  # a part of a policy, or a critic
-    obs = jax.ShapeDtypeStruct((2, 3, *observations.shape), jax.dtypes.canonicalize_dtype(observations.dtype))
+    obs = mapped(lambda leaf: jax.ShapeDtypeStruct((2, 3, *leaf.shape), held_dtype(leaf)), observations)
     resets = jax.ShapeDtypeStruct((2, 3), bool)
 
     def act(policy: Any, obs: Any, resets: Any) -> Any:
-        distribution, _ = policy.unroll(policy.initial(3), obs, resets)
+        carry = jax.tree.map(lambda leaf: leaf[None], policy.initial(3))
+        distribution, _ = policy.unroll(carry, obs, resets)
         action = distribution.sample(jax.random.key(0))
         return action, distribution.log_prob(action), distribution
 
     action, log_prob, distribution = jax.eval_shape(act, policy, obs, resets)
-    fits = action.shape == (2, 3, *actions.shape) and log_prob.shape == (2, 3)
-    if isinstance(distribution, Categorical):
-        fits = fits and isinstance(actions, Discrete) and distribution.logits.shape[-1] == actions.n
+    wanted = mapped(lambda leaf: jax.ShapeDtypeStruct((2, 3, *leaf.shape), held_dtype(leaf)), actions)
+    fits = jax.tree.structure(action) == jax.tree.structure(wanted) and log_prob.shape == (2, 3)
+    fits = fits and all(a.shape == w.shape for a, w in zip(jax.tree.leaves(action), jax.tree.leaves(wanted), strict=True))
+    if isinstance(distribution, Categorical | MultiCategorical | Bernoulli | Joint):
+        fits = fits and distribution.mask_size == sum(choices(actions))
     if not fits:
         raise _DamagedError(f"it does not act on {actions}")
 

@@ -88,6 +88,12 @@ def _draws(key: Key, count: int, normal: bool) -> Array:
     return jax.random.normal(key, (count,)) if normal else jax.random.uniform(key, (count,), minval=-1, maxval=1)
 
 
+def initial_draws(key: Key, count: int, initialisation: str) -> Array:
+    """At least `count` numbers for `INITIALISATIONS` to make weights of: standard normal under "orthogonal", else uniform in ±1."""
+    rounded = _CHUNK * 2 ** math.ceil(math.log2(max(count / _CHUNK, 1)))
+    return _draws(key, rounded, initialisation == "orthogonal")
+
+
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def _layers(
     draws: Array, sizes: tuple[int, ...], initialisation: str, gains: tuple[float, ...], last_bias: bool
@@ -122,9 +128,8 @@ def linear_layers(
     """
     sizes = tuple(sizes)
     count = sum((sizes[i] + 1) * sizes[i + 1] for i in range(len(sizes) - 1))
-    rounded = _CHUNK * 2 ** math.ceil(math.log2(max(count / _CHUNK, 1)))
     gains = (*(math.sqrt(2),) * (len(sizes) - 2), output_gain)
-    return _layers(_draws(key, rounded, initialisation == "orthogonal"), sizes, initialisation, gains, output_bias)
+    return _layers(initial_draws(key, count, initialisation), sizes, initialisation, gains, output_bias)
 
 
 MANY = 1024

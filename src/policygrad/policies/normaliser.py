@@ -82,12 +82,20 @@ def merged(before: Running, samples: Array, mask: Array) -> Running:
     return Running(new, rest)
 
 
-def standardised(obs: Array, mean: Array, variance: Array, clip: float, epsilon: float) -> Array:
+def standardised(obs: PyTree, mean: PyTree, variance: PyTree, clip: float, epsilon: float) -> PyTree:
     """clip((o − μ) / √(σ² + ε), ±clip), as floats over any leading axes.
+
+    Args:
+        obs: an array, or parts, of which those pass that have no statistics: () in their place.
+        mean, variance: μ and σ², arrays [*shape] in the structure of the parts.
 
     Raises:
         SpaceError: if the trailing axes are not those of the statistics, while tracing.
     """
+    if isinstance(mean, dict):
+        return {name: standardised(part, mean.get(name, ()), variance.get(name, ()), clip, epsilon) for name, part in obs.items()}
+    if isinstance(mean, tuple):
+        return tuple(standardised(*part, clip, epsilon) for part in zip(obs, mean, variance, strict=True)) if mean else obs
     obs = jnp.asarray(obs)
     cut = obs.ndim - mean.ndim
     if cut < 0 or obs.shape[cut:] != mean.shape:
@@ -106,15 +114,16 @@ class Normalised(eqx.Module):
 
     Args:
         policy: π_θ, as it was trained.
-        mean, variance: μ and σ², [*shape] of one observation.
+        mean, variance: μ and σ², [*shape] of one observation; of observations with parts, in their structure, with () for parts that
+            pass as they are.
         count: how many observations they are of, a scalar float; training that starts from this policy goes on from there.
         clip: > 0, in standard deviations.
         epsilon: ε > 0, in squared units of an observation.
     """
 
     policy: Any
-    mean: Array
-    variance: Array
+    mean: PyTree
+    variance: PyTree
     count: Array
     clip: float = eqx.field(static=True)
     epsilon: float = eqx.field(static=True)
@@ -139,6 +148,14 @@ class Normalised(eqx.Module):
     def initial(self, batch: int) -> PyTree:
         """The memory before the first step: that of the policy inside."""
         return self.policy.initial(batch)
+
+    def step(self, carry: PyTree, obs: Array, first: Array) -> tuple[Distribution, PyTree]:
+        """π(·|o_1 … o_t) for raw observations [B, …], and the memory after it."""
+        return self.policy.step(carry, self._normalised(obs), first)
+
+    def num_chunks(self, rows: int) -> int:
+        """As `Policy.num_chunks`."""
+        return self.policy.num_chunks(rows)
 
     def unroll(self, carry: PyTree, obs: Array, resets: Array) -> tuple[Distribution, PyTree]:
         """π(·|o_t) of every step of a rollout of raw observations [T, B, …], and the memory after it."""

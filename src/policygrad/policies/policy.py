@@ -1,4 +1,4 @@
-"""π_θ: a function from observations to a distribution, as features followed by a head.
+"""π_θ: a function from observations to a distribution, as features, memory and a head.
 
 A policy's only leaves are trainable float arrays, so plain `jax.jit`, `jax.grad`, `jax.vmap` and optax work on it. What
 does not train (the spaces, a fixed σ, the name of an activation) is static and hashable.
@@ -11,21 +11,26 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 
-from policygrad.policies.distributions import Categorical, Distribution, Gaussian
-from policygrad.policies.networks import affine
-from policygrad.spaces import Space
+from policygrad.errors import SpaceError, UsageError
+from policygrad.policies.distributions import Distribution
+from policygrad.policies.memory import chunks, traced
+from policygrad.spaces import ALONE, MASK, Space, flattened, has_mask, leaves
 from policygrad.types import Array, PyTree
 
 
 class Policy(eqx.Module):
-    """A policy without memory.
+    """A policy.
 
-        π(·|o) = head(features(o))
+        π(·|o) = head(features(o))                                        without memory
+        h_t, m_t = memory(m_{t−1}, features(o_t)),   π(·|o_1…o_t) = head(h_t)        with one, which starts anew with every episode
+
+    Where the observation is a dict with an "action_mask", actions whose entry is 0 have probability 0; features do not see the mask.
 
     Args:
-        features: a Module, observations [..., *shape] -> x [..., F]; see `policygrad.policies.features`.
+        features: a Module, what is seen of observations, [..., *shape] -> x [..., F]; see `policygrad.policies.features`.
         head: a Module, x -> Distribution over [...].
         observation_space, action_space: what the policy is for.
+        memory: a Module of `policygrad.policies.memory`, or None.
 
     >>> from policygrad.policies import tabular_softmax
     >>> policy = tabular_softmax([[0.0, 1.0], [2.0, 0.0]])
@@ -37,103 +42,137 @@ class Policy(eqx.Module):
     head: Any
     observation_space: Space = eqx.field(static=True)
     action_space: Space = eqx.field(static=True)
+    memory: Any = None
 
     def __call__(self, obs: Array) -> Distribution:
-        """π(·|o) for observations over any leading axes (batch axes first).
+        """π(·|o) of a policy without memory, for observations over any leading axes (batch axes first).
 
         Raises:
             SpaceError: if the trailing axes are not those of the observation space, while tracing.
+            UsageError: with memory, which one observation is not enough for.
         """
-        return self.head(self.features(obs))
+        if self.memory is not None:
+            raise UsageError(
+                "policy(obs): got a policy with memory, which acts on all observations so far; use"
+                " carry = policy.initial(batch), then distribution, carry = policy.step(carry, obs, first) for each"
+            )
+        return self.choices(self.features(what_is_seen(obs)), obs)
 
     def initial(self, batch: int) -> PyTree:
-        """The memory before the first step: none."""
-        return ()
+        """The memory before the first step, [batch, …]; () without one."""
+        return () if self.memory is None else self.memory.initial(batch)
 
-    def unroll(self, carry: PyTree, obs: Array, resets: Array) -> tuple[Distribution, PyTree]:
-        """π(·|o_t) of every step of a rollout, and the memory after it.
+    def step(self, carry: PyTree, obs: Array, first: Array) -> tuple[Distribution, PyTree]:
+        """(π(·|o_1 … o_t), the memory after it).
 
         Args:
-            carry: the memory before the first row; passed through.
-            obs: [T, B, …].
-            resets: [T, B] bool, true where o_t is the first of an episode; a policy without memory need not look.
+            carry: the memory before it, [B, …]; `initial(B)` at the start.
+            obs: [B, …].
+            first: [B] bool, true where an episode begins: its memory is empty, whatever the carry holds.
         """
-        return self(obs), carry
+        if self.memory is None:
+            return self(obs), carry
+        h, carry = self.memory.step(carry, self.features(what_is_seen(obs)), first)
+        return self.choices(h, obs), carry
+
+    def unroll(self, carry: PyTree, obs: Array, resets: Array) -> tuple[Distribution, PyTree]:
+        """π(·|o_1 … o_t) of every step of a rollout, and the memory after it.
+
+        Args:
+            carry: the memory at the starts of chunks, [C, B, …]: gradients flow back to the start of a chunk, and no further. With
+                C = 1 that is the whole rollout; chunks have ⌈T/C⌉ rows, the last may have fewer. Without memory it is passed through.
+            obs: [T, B, …].
+            resets: [T, B] bool, true where o_t is the first of an episode.
+
+        Returns:
+            (Distribution over [T, B], the memory after the last row [1, B, …]).
+        """
+        h, carry = self.latent(carry, obs, resets)
+        return self.choices(h, obs), carry
+
+    def latent(self, carry: PyTree, obs: Array, resets: Array) -> tuple[Array, PyTree]:
+        """What the head reads of every step of a rollout, [T, B, F], and the memory after it; arguments as `unroll`."""
+        h, _, after = along(self, carry, obs, resets)
+        return h, after
+
+    def num_chunks(self, rows: int) -> int:
+        """C, into how many chunks a rollout of so many rows is cut; 1 without memory."""
+        return chunks(self.memory, rows)
+
+    def choices(self, x: Array, obs: Array) -> Distribution:
+        """The head's distribution, of allowed actions only where the observations say which are.
+
+        Args:
+            x: what the head reads, [..., F].
+            obs: the observations that it was made of, [..., *shape].
+        """
+        distribution = self.head(x)
+        return distribution.masked(mask_of(self.observation_space, obs)) if has_mask(self.observation_space) else distribution
 
 
-class TableHead(eqx.Module):
-    """A row of logits per state: integers [...] -> Categorical [..., A].
-
-    π(a|s) = softmax(θ_s)_a        θ [S, A]
-    """
-
-    logits: Array
-
-    def __call__(self, x: Array) -> Categorical:
-        return Categorical(jnp.asarray(self.logits)[x])
-
-
-class LinearCategorical(eqx.Module):
-    """Logits affine in the features: [..., F] -> Categorical [..., A].
-
-    π(a|x) = softmax(W x + b)_a
-    """
-
-    layer: eqx.nn.Linear
-
-    def __call__(self, x: Array) -> Categorical:
-        return Categorical(affine(self.layer, x))
-
-
-class Preferences(eqx.Module):
-    """One weight per state-action feature: [..., A, F] -> Categorical [..., A].
-
-        π(a|s) = exp(θ·φ(s, a)) / Σ_b exp(θ·φ(s, b))        ∇ log π(a|s) = φ(s, a) − Σ_b π(b|s) φ(s, b)
-
-    Reference:
-        Sutton and Barto 2018, eqs. 13.2, 13.3 and 13.9.
-    """
-
-    weights: Array
-
-    def __call__(self, x: Array) -> Categorical:
-        return Categorical(x @ self.weights)
-
-
-class LinearGaussian(eqx.Module):
-    """Mean affine in the features, log σ a parameter that does not depend on them: [..., F] -> Gaussian.
-
-    π(·|x) = N(W x + b, diag σ²)        log σ [*event]
-    """
-
-    layer: eqx.nn.Linear
-    log_std: Array
-
-    def __call__(self, x: Array) -> Gaussian:
-        return _gaussian(self.layer, x, self.log_std)
-
-
-class FixedGaussian(eqx.Module):
-    """Mean affine in the features, σ fixed: [..., F] -> Gaussian.
-
-        π(·|x) = N(W x + b, diag σ²)        ∇ log π(a|x) = Σ⁻¹ (a − μ) ∇μ
+def along(module: Any, carry: PyTree, obs: Array, resets: Array) -> tuple[Array, PyTree, PyTree]:
+    """Features and memory of a policy or critic along a rollout: (h [T, B, F], the memory after every step [T, B, …], after the last).
 
     Args:
-        shape: of one action.
-        sigma: σ > 0 (not the variance), one for all elements or one for each in C order.
+        module: has `features`, and a `memory` or None.
+        others: as `Policy.unroll`.
     """
-
-    layer: eqx.nn.Linear
-    shape: tuple[int, ...] = eqx.field(static=True)
-    sigma: tuple[float, ...] = eqx.field(static=True)
-
-    def __call__(self, x: Array) -> Gaussian:
-        sigma = jnp.asarray(self.sigma, self.layer.weight.dtype)
-        sigma = sigma.reshape(self.shape) if len(self.sigma) > 1 else jnp.broadcast_to(sigma[0], self.shape)
-        return _gaussian(self.layer, x, jnp.log(sigma))
+    x = module.features(what_is_seen(obs))
+    return (x, (), carry) if module.memory is None else traced(module.memory, carry, x, resets)
 
 
-def _gaussian(layer: eqx.nn.Linear, x: Array, log_std: Array) -> Gaussian:
-    mean = affine(layer, x)
-    mean = mean.reshape(*mean.shape[:-1], *log_std.shape)
-    return Gaussian(mean, jnp.broadcast_to(log_std, mean.shape), log_std.ndim)
+def onwards(module: Any, carries: PyTree, obs: Array) -> Array:
+    """h of one further observation after every step, [..., F].
+
+    Args:
+        module: as `along`.
+        carries: the memory after these steps, [..., *]; () without.
+        obs: what followed each of them, [..., *shape].
+    """
+    x = module.features(what_is_seen(obs))
+    return x if module.memory is None else module.memory.output(module.memory.advance(carries, module.memory.prepared(x)))
+
+
+def what_is_seen(obs: PyTree) -> PyTree:
+    """Observations without their mask: elements of `spaces.seen`."""
+    if not (isinstance(obs, dict) and MASK in obs):
+        return obs
+    rest = {name: part for name, part in obs.items() if name != MASK}
+    return rest[ALONE] if set(rest) == {ALONE} else rest
+
+
+def mask_of(space: Any, obs: PyTree) -> Array:
+    """The masks of observations as one bool array, [..., M], in the order of `spaces.choices`.
+
+    Args:
+        space: of the observations, with a mask.
+    """
+    if not (isinstance(obs, dict) and MASK in obs):
+        raise SpaceError(f"observation: got none with {MASK!r}; the policy takes a dict with it, as its observation space {space} says")
+    part = space[MASK]
+    rows = flattened(part, obs[MASK])
+    lead = jnp.ndim(rows[0]) - len(leaves(part)[0][1].shape)
+    return jnp.concatenate([jnp.reshape(leaf, (*jnp.shape(leaf)[:lead], -1)) for leaf in rows], axis=-1) != 0
+
+
+# ── any function of observations, as a policy with or without memory ─────────────────────────────────────────────────
+
+
+def initial_carry(policy: Any, batch: int) -> PyTree:
+    """`policy.initial(batch)`, the memory before an episode; () of a plain function."""
+    return policy.initial(batch) if hasattr(policy, "initial") else ()
+
+
+def policy_step(policy: Any, carry: PyTree, obs: Array, first: Array) -> tuple[Distribution, PyTree]:
+    """`policy.step`, or a plain function of observations [B, …]."""
+    return policy.step(carry, obs, first) if hasattr(policy, "step") else (policy(obs), carry)
+
+
+def policy_unroll(policy: Any, carry: PyTree, obs: Array, resets: Array) -> tuple[Distribution, PyTree]:
+    """`policy.unroll`, or a plain function of observations [T, B, …]."""
+    return policy.unroll(carry, obs, resets) if hasattr(policy, "unroll") else (policy(obs), carry)
+
+
+def num_chunks(policy: Any, rows: int) -> int:
+    """Into how many chunks a rollout is cut for the policy's memory; 1 without."""
+    return policy.num_chunks(rows) if hasattr(policy, "num_chunks") else 1

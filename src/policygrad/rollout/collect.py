@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from policygrad.errors import UsageError
-from policygrad.spaces import Box, Space
-from policygrad.types import Array, Rollout
+from policygrad.spaces import MASK, Box, Leaf, Space, mapped
+from policygrad.types import Array, PyTree, Rollout
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,31 @@ class EpisodeLog(NamedTuple):
     steps: Array  # [rows] int32: steps of all environments up to and including the row, from the start of the rollout
 
 
-def to_environment(space: Space, action: Array) -> Array:
-    """What an environment gets of a sampled action: clipped into its box; discrete actions pass.
+def all_allowed(rollout: Rollout) -> Rollout:
+    """The rollout, with masks of actions that allow everything in rows that are no steps: of a mask of zeros there is no distribution,
+    and a NaN would go through sums that multiply it by 0."""
+    xp = np if isinstance(rollout.mask, np.ndarray) else jnp
+
+    def filled(obs: PyTree) -> PyTree:
+        if not (isinstance(obs, dict) and MASK in obs):
+            return obs
+        rows = rollout.mask > 0
+        return {**obs, MASK: jax.tree.map(lambda leaf: xp.where(rows.reshape(rows.shape + (1,) * (leaf.ndim - 2)), leaf, 1), obs[MASK])}
+
+    return rollout._replace(obs=filled(rollout.obs), next_obs=filled(rollout.next_obs))
+
+
+def to_environment(space: Space, action: PyTree) -> PyTree:
+    """What an environment gets of a sampled action: boxes clipped to their bounds; discrete actions pass.
 
     Only the environment sees the clipped action. The record keeps what was sampled, and log-probabilities are of that:
     the density of a clipped action is not the Gaussian's.
     """
-    if isinstance(space, Box):
+
+    def one(space: Leaf, action: Array) -> Array:
+        if not isinstance(space, Box):
+            return action
         low, high = (jnp.broadcast_to(bound.astype(action.dtype), action.shape) for bound in (space.low_array, space.high_array))
         return jnp.clip(action, low, high)
-    return action
+
+    return mapped(one, space, action)

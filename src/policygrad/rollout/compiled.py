@@ -11,8 +11,10 @@ import jax.numpy as jnp
 
 from policygrad.envs.base import Env
 from policygrad.errors import UsageError
+from policygrad.policies import initial_carry, num_chunks, policy_step
 from policygrad.policies.distributions import drawn_noise, sampled
-from policygrad.rollout.collect import Collect, EpisodeLog, to_environment
+from policygrad.policies.memory import chunk_length
+from policygrad.rollout.collect import Collect, EpisodeLog, all_allowed, to_environment
 from policygrad.rollout.packing import SMALL, Packing
 from policygrad.types import Array, Key, PyTree, Rollout
 
@@ -23,7 +25,7 @@ BLOCK = 32
 class Collector(NamedTuple):
     """A pair of pure functions."""
 
-    init: Callable[[Key], PyTree]  # key -> state of the environments
+    init: Callable[..., PyTree]  # (key, policy) -> state of the environments; without a policy it has no memory yet
     collect: Callable[[Any, Key, PyTree], tuple[PyTree, Rollout, EpisodeLog]]  # (policy, key, state) -> …
 
 
@@ -31,9 +33,10 @@ class EnvState(NamedTuple):
     """B environments between two rollouts."""
 
     env: PyTree  # [B, …]
-    obs: Array  # [B, …]
+    obs: PyTree  # [B, …]
     time: Array  # [B] int32 steps since the reset
     so_far: Array  # [B] sum of rewards since the reset
+    carry: PyTree = ()  # [B, …] the policy's memory; () without
 
 
 def compiled_collector(env: Env, collect: Collect, num_envs: int, *, sample: bool = True) -> Collector:
@@ -45,13 +48,18 @@ def compiled_collector(env: Env, collect: Collect, num_envs: int, *, sample: boo
     """
     reset, step = jax.vmap(env.reset), jax.vmap(env.step)
 
-    def noise_of(policy: Any, key: Key, obs: Array) -> Array:
-        """What chance adds to one step's actions. `obs` counts by its shape."""
-        return drawn_noise(jax.eval_shape(policy, obs), key) if sample else jnp.zeros(())
+    nobody = jnp.zeros(num_envs, bool)
 
-    def advance(policy: Any, noise: Array, key: Key, state: EnvState) -> tuple[PyTree, dict[str, Any]]:
-        """One step of every environment: (their next state, the row of the record)."""
-        distribution = policy(state.obs)
+    def noise_of(policy: Any, key: Key, obs: PyTree) -> PyTree:
+        """What chance adds to one step's actions. `obs` counts by its shape."""
+        if not sample:
+            return jnp.zeros(())
+        distribution, _ = jax.eval_shape(lambda obs: policy_step(policy, initial_carry(policy, num_envs), obs, nobody), obs)
+        return drawn_noise(distribution, key)
+
+    def advance(policy: Any, noise: PyTree, key: Key, state: EnvState) -> tuple[PyTree, PyTree, dict[str, Any]]:
+        """One step of every environment: (their next state, the policy's memory, the row of the record)."""
+        distribution, carry = policy_step(policy, state.carry, state.obs, state.time == 0)
         action = sampled(distribution, noise) if sample else distribution.mode()
         log_prob = distribution.log_prob(action)
         after, made = step(jax.random.split(key, num_envs), state.env, to_environment(env.action_space, action))
@@ -68,14 +76,17 @@ def compiled_collector(env: Env, collect: Collect, num_envs: int, *, sample: boo
             "extras": made.extras,
             "distribution": distribution if collect.distributions else (),
         }
-        return after, row
+        return after, carry, row
 
-    def steps_init(key: Key) -> EnvState:
+    def steps_init(key: Key, policy: Any = None) -> EnvState:
         inner, obs = reset(jax.random.split(key, num_envs))
-        return EnvState(inner, obs, jnp.zeros(num_envs, jnp.int32), jnp.zeros(num_envs))
+        return EnvState(inner, obs, jnp.zeros(num_envs, jnp.int32), jnp.zeros(num_envs), initial_carry(policy, num_envs))
 
     def collect_steps(policy: Any, key: Key, state: EnvState) -> tuple[EnvState, Rollout, EpisodeLog]:
         rows = collect.count or 1
+        if not jax.tree.leaves(state.carry):  # made without a policy
+            state = state._replace(carry=initial_carry(policy, num_envs))
+        length = chunk_length(rows, num_chunks(policy, rows))
 
         # All of chance at once, before the loop: a few large operations instead of many small ones in every step of it. So with
         # initial states, where they are small; else most steps end no episode, and a branch saves drawing them.
@@ -87,10 +98,11 @@ def compiled_collector(env: Env, collect: Collect, num_envs: int, *, sample: boo
         def fresh(keys: Key) -> list[Array]:
             return carried.pack(EnvState(*reset(keys), jnp.zeros_like(state.time), jnp.zeros_like(state.so_far)))
 
-        def body(packed: list[Array], now: Any) -> tuple[list[Array], list[Array]]:
+        def body(loop: Any, now: Any) -> tuple[Any, list[Array]]:
+            packed, carry = loop
             noise, step_key, start = now
-            state = carried.unpack(packed)
-            inner, row = advance(policy, noise, step_key, state)
+            state = carried.unpack(packed)._replace(carry=carry)
+            inner, carry, row = advance(policy, noise, step_key, state)
             ended, so_far = row["terminated"] | row["truncated"], state.so_far + row["reward"]
             after = carried.pack(EnvState(inner, row["next_obs"], state.time + 1, so_far))
 
@@ -99,17 +111,28 @@ def compiled_collector(env: Env, collect: Collect, num_envs: int, *, sample: boo
                 return jax.tree.map(lambda new, old: jnp.where(_columns(ended, old), new, old), new, after)
 
             after = restarted(after) if ahead else jax.lax.cond(jnp.any(ended), restarted, lambda after: after, after)
-            return after, recorded.pack((row, so_far))
+            return (after, carry), recorded.pack((row, so_far))
 
-        carried = Packing(jax.eval_shape(lambda: state))
-        recorded = Packing(jax.eval_shape(lambda: (advance(policy, noise[0], key, state)[1], state.so_far)))
+        def chunk(loop: Any, now: Any) -> tuple[Any, tuple[PyTree, list[Array]]]:
+            after, made = jax.lax.scan(body, loop, now)
+            return after, (loop[1], made)
+
+        outer, carry = state._replace(carry=()), state.carry  # memories are large: they are carried as they are
+        carried = Packing(jax.eval_shape(lambda: outer))
+        first = jax.tree.map(lambda leaf: leaf[0], noise)
+        recorded = Packing(jax.eval_shape(lambda: (advance(policy, first, key, state)[2], state.so_far)))
         starts = jax.vmap(fresh)(reset_keys) if ahead else reset_keys
-        packed, rows_packed = jax.lax.scan(body, carried.pack(state), (noise, step_keys, starts))
+        loop, now = (carried.pack(outer), carry), (noise, step_keys, starts)
+        if length == rows:
+            (packed, carry), (kept, rows_packed) = chunk(loop, now)
+            kept = jax.tree.map(lambda leaf: leaf[None], kept)
+        else:
+            (packed, carry), (kept, rows_packed) = _in_chunks(chunk, loop, now, rows, length)
         record, so_far = recorded.unpack(rows_packed)
-        rollout = Rollout(mask=jnp.ones_like(record["reward"]), carry=(), **record)
+        rollout = Rollout(mask=jnp.ones_like(record["reward"]), carry=kept, **record)
         counted = (jnp.arange(rows, dtype=jnp.int32) + 1) * num_envs
         log = EpisodeLog(record["terminated"] | record["truncated"], so_far, record["time"] + 1, counted)
-        return carried.unpack(packed), rollout, log
+        return carried.unpack(packed)._replace(carry=carry), rollout, log
 
     def collect_episodes(policy: Any, key: Key, state: PyTree) -> tuple[PyTree, Rollout, EpisodeLog]:
         longest = env.time_limit or 0
@@ -119,19 +142,22 @@ def compiled_collector(env: Env, collect: Collect, num_envs: int, *, sample: boo
             reset_key, loop_key = jax.random.split(key)
             inner, obs = reset(jax.random.split(reset_key, num_envs))
             start = EnvState(inner, obs, jnp.zeros(num_envs, jnp.int32), jnp.zeros(num_envs))
+            empty_carry = initial_carry(policy, num_envs)
+            count = num_chunks(policy, longest)
+            length = chunk_length(longest, count)
 
             def chance(block: Array) -> tuple[Array, Key]:
                 """Of the next `BLOCK` steps: noise of the actions, keys of the environments."""
                 keys = jax.random.split(jax.random.fold_in(loop_key, block), (BLOCK, 2))
                 return jax.vmap(lambda key: noise_of(policy, key, obs))(keys[:, 0]), keys[:, 1]
 
-            def now(drawn: tuple[Array, Key], index: Array, active: Array, state: EnvState) -> tuple[PyTree, dict[str, Any]]:
-                inner, row = advance(policy, drawn[0][index], drawn[1][index], state)
+            def now(drawn: tuple[PyTree, Key], index: Array, active: Array, state: EnvState) -> tuple[PyTree, PyTree, dict[str, Any]]:
+                inner, carry, row = advance(policy, jax.tree.map(lambda leaf: leaf[index], drawn[0]), drawn[1][index], state)
                 row["mask"], row["ended"] = active.astype(row["reward"].dtype), (row["terminated"] | row["truncated"]) & active
-                return inner, row
+                return inner, carry, row
 
             everywhere, first = jnp.ones(num_envs, bool), jnp.zeros((), jnp.int32)
-            recorded = Packing(jax.eval_shape(lambda: now(chance(first), first, everywhere, start)[1]))
+            recorded = Packing(jax.eval_shape(lambda: now(chance(first), first, everywhere, start._replace(carry=empty_carry))[2]))
             carried = Packing(jax.eval_shape(lambda: (everywhere, start)))
 
             def unfinished(loop: Any) -> Array:
@@ -142,22 +168,27 @@ def compiled_collector(env: Env, collect: Collect, num_envs: int, *, sample: boo
                 drawn, begin = chance(loop[0] // BLOCK), loop[0]
 
                 def body(loop: Any) -> Any:
-                    row, _, packed, record = loop
+                    row, _, packed, record, carry, kept = loop
                     active, state = carried.unpack(packed)
-                    inner, made = now(drawn, row - begin, active, state)
+                    # A chunk's first carry stays; those of rows within it have no place.
+                    at = jnp.where(row % length == 0, row // length, count)
+                    kept = jax.tree.map(lambda buffer, leaf: buffer.at[at].set(leaf, mode="drop"), kept, carry)
+                    inner, carry, made = now(drawn, row - begin, active, state._replace(carry=carry))
                     record = [
                         buffer.at[row].set(jnp.where(_columns(active, new), new, jnp.zeros_like(new)))
                         for buffer, new in zip(record, recorded.pack(made), strict=True)
                     ]
                     active = active & ~made["ended"]
                     state = EnvState(inner, made["next_obs"], state.time + 1, state.so_far)
-                    return row + 1, jnp.any(active), carried.pack((active, state)), record
+                    return row + 1, jnp.any(active), carried.pack((active, state)), record, carry, kept
 
                 return jax.lax.while_loop(lambda loop: unfinished(loop) & (loop[0] < begin + BLOCK), body, loop)
 
             empty = [jnp.zeros((longest, *leaf.shape), leaf.dtype) for leaf in recorded.shapes]
-            loop = (first, jnp.ones((), bool), carried.pack((everywhere, start)), empty)
-            record = recorded.unpack(jax.lax.while_loop(unfinished, block, loop)[-1])
+            kept = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), empty_carry)
+            loop = (first, jnp.ones((), bool), carried.pack((everywhere, start)), empty, empty_carry, kept)
+            _, _, _, record, _, kept = jax.lax.while_loop(unfinished, block, loop)
+            record = recorded.unpack(record)
             ended, mask = record.pop("ended"), record["mask"]
             log = EpisodeLog(
                 ended,
@@ -165,7 +196,7 @@ def compiled_collector(env: Env, collect: Collect, num_envs: int, *, sample: boo
                 jnp.broadcast_to(jnp.sum(mask, axis=0).astype(jnp.int32), ended.shape),
                 jnp.cumsum(jnp.sum(mask, axis=1).astype(jnp.int32)),
             )
-            return Rollout(carry=(), **record), log
+            return all_allowed(Rollout(carry=kept, **record)), log
 
         rounds = collect.episodes_per_update(num_envs) // num_envs
         if rounds == 1:
@@ -186,7 +217,23 @@ def compiled_collector(env: Env, collect: Collect, num_envs: int, *, sample: boo
             " wrap it in envs.time_limit(env, limit) or use an algorithm that collects steps"
         )
     collect.episodes_per_update(num_envs)
-    return Collector(lambda key: (), collect_episodes)
+    return Collector(lambda key, policy=None: (), collect_episodes)
+
+
+def _in_chunks(chunk: Any, loop: Any, now: Any, rows: int, length: int) -> tuple[Any, tuple[PyTree, list[Array]]]:
+    """A loop over `rows` in chunks of `length`, the last perhaps shorter: (what is carried, (carries before the chunks, all rows))."""
+    whole = rows // length
+
+    def part(leaf: Array) -> Array:
+        return leaf[: whole * length].reshape(whole, length, *leaf.shape[1:])
+
+    loop, (kept, made) = jax.lax.scan(chunk, loop, jax.tree.map(part, now))
+    made = jax.tree.map(lambda leaf: leaf.reshape(whole * length, *leaf.shape[2:]), made)
+    if whole * length < rows:
+        loop, (last, rest) = chunk(loop, jax.tree.map(lambda leaf: leaf[whole * length :], now))
+        kept = jax.tree.map(lambda leaf, one: jnp.concatenate([leaf, one[None]]), kept, last)
+        made = jax.tree.map(lambda leaf, more: jnp.concatenate([leaf, more]), made, rest)
+    return loop, (kept, made)
 
 
 def _size(tree: PyTree) -> int:

@@ -15,14 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from policygrad.envs.gymnasium_adapter import GymnasiumEnv, HostStep, check_values
+from policygrad.envs.gymnasium_adapter import GymnasiumEnv
+from policygrad.envs.vector_adapter import HostStep, check_masks, check_values
 from policygrad.errors import EnvError
+from policygrad.policies import initial_carry, num_chunks, policy_step, policy_unroll
 from policygrad.policies.distributions import drawn_noise, sampled
-from policygrad.rollout.collect import Collect, EpisodeLog
-from policygrad.types import Array, Key, Rollout
+from policygrad.policies.memory import chunk_length
+from policygrad.rollout.collect import Collect, EpisodeLog, all_allowed
+from policygrad.types import Array, Key, PyTree, Rollout
 
-Choose = Callable[[np.ndarray], np.ndarray]
-"""obs -> action."""
+Choose = Callable[[PyTree, np.ndarray], PyTree]
+"""(obs, where an episode begins [B] bool) -> action."""
 
 SINGLE_PADDING = 1024
 """Time limits up to this pad to the limit, so that the update compiles once; longer ones pad to powers of two."""
@@ -71,20 +74,20 @@ def _policy_of(recipe: Any, arrays: tuple[Array, ...]) -> Any:
 
 
 @functools.lru_cache(maxsize=64)
-def host_act(recipe: Any, sample: bool = True) -> Callable[..., Array]:
-    """The jitted call of every vector step. It returns actions alone: each further array to fetch costs an eighth of the call.
+def host_act(recipe: Any, sample: bool = True) -> Callable[..., tuple[PyTree, PyTree]]:
+    """The jitted call of every vector step. Actions alone are fetched: each further array costs an eighth of the call.
 
     Args:
         recipe: an `_Actor`'s.
         sample: False takes the distribution's mode.
 
     Returns:
-        (arrays, noise [B, …], obs [B, …]) -> actions [B, …].
+        (arrays, noise [B, …], obs [B, …], first [B], carry [B, …]) -> (actions [B, …], carry). Without memory first and carry are ().
     """
 
-    def act(arrays: tuple[Array, ...], noise: Array, obs: Array) -> Array:
-        distribution = _policy_of(recipe, arrays)(obs)
-        return jax.vmap(sampled)(distribution, noise) if sample else distribution.mode()
+    def act(arrays: tuple[Array, ...], noise: PyTree, obs: PyTree, first: PyTree, carry: PyTree) -> tuple[PyTree, PyTree]:
+        distribution, carry = policy_step(_policy_of(recipe, arrays), carry, obs, first)
+        return jax.vmap(sampled)(distribution, noise) if sample else distribution.mode(), carry
 
     return jax.jit(act)
 
@@ -98,10 +101,11 @@ def host_noise(recipe: Any) -> Callable[..., Array]:
         [NOISE_ROWS, B, …]. Of the policy and the observations only the shapes count.
     """
 
-    def draw(arrays: tuple[Array, ...], keys: Key, counts: Array, obs: Array) -> Array:
-        distribution = _policy_of(recipe, arrays)(obs)
+    def draw(arrays: tuple[Array, ...], keys: Key, counts: Array, obs: PyTree) -> PyTree:
+        policy, num_envs = _policy_of(recipe, arrays), len(counts)
+        distribution, _ = policy_step(policy, initial_carry(policy, num_envs), obs, jnp.zeros(num_envs, bool))
 
-        def row(ahead: Array) -> Array:
+        def row(ahead: Array) -> PyTree:
             return jax.vmap(drawn_noise)(distribution, jax.vmap(jax.random.fold_in)(keys, counts + ahead))
 
         return jax.vmap(row)(jnp.arange(NOISE_ROWS, dtype=jnp.int32))
@@ -116,34 +120,42 @@ class _Noise:
         self._keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_envs))
         self._columns = np.arange(num_envs)
         self._from = np.zeros(num_envs, np.int32)
-        self._drawn: np.ndarray | None = None
+        self._drawn: PyTree = None
 
-    def of(self, counts: np.ndarray, actor: _Actor, obs: np.ndarray) -> np.ndarray:
+    def of(self, counts: np.ndarray, actor: _Actor, obs: PyTree) -> PyTree:
         """[B, …], of the steps that environments make after `counts` [B] others."""
         ahead = counts - self._from
         if self._drawn is None or ahead.max() >= NOISE_ROWS:
-            self._drawn = np.asarray(host_noise(actor.recipe)(actor.arrays, self._keys, counts, obs))
+            self._drawn = fetched(host_noise(actor.recipe)(actor.arrays, self._keys, counts, obs))
             self._from, ahead = counts.copy(), np.zeros_like(counts)
-        return self._drawn[ahead, self._columns]
+        if isinstance(self._drawn, np.ndarray):
+            return self._drawn[ahead, self._columns]
+        return jax.tree.map(lambda leaf: leaf[ahead, self._columns], self._drawn)
+
+
+def fetched(arrays: PyTree) -> PyTree:
+    """JAX's arrays as NumPy's."""
+    return np.asarray(arrays) if isinstance(arrays, jax.Array) else jax.tree.map(np.asarray, arrays)
 
 
 @functools.partial(jax.jit, static_argnames="distributions")
 def with_log_prob(policy: Any, rollout: Rollout, distributions: bool = False) -> Rollout:
     """The rollout with log π(a_t|o_t) of the policy that acted, for all steps at once, 0 where the mask is 0; and with π(·|o_t)."""
-    distribution = policy(rollout.obs)
+    distribution, _ = policy_unroll(policy, rollout.carry, rollout.obs, rollout.time == 0)
     log_prob = jnp.where(rollout.mask > 0, distribution.log_prob(rollout.action), 0)
     return rollout._replace(log_prob=log_prob, distribution=distribution if distributions else ())
 
 
-def warm_up(policy: Any, key: Key, obs: np.ndarray) -> None:
+def warm_up(policy: Any, key: Key, obs: PyTree, num_envs: int) -> None:
     """Compiles what sampling calls in every step, so that it is told apart from the run.
 
     Args:
         obs: [B, …], any values.
     """
-    num_envs, actor = len(obs), _Actor(policy)
+    actor, carry = _Actor(policy), initial_carry(policy, num_envs)
     noise = _Noise(key, num_envs).of(np.zeros(num_envs, np.int32), actor, obs)
-    jax.block_until_ready(host_act(actor.recipe)(actor.arrays, noise, obs))
+    first = np.zeros(num_envs, bool) if jax.tree.leaves(carry) else ()
+    jax.block_until_ready(host_act(actor.recipe)(actor.arrays, noise, obs, first, carry))
 
 
 class HostCollector:
@@ -169,7 +181,9 @@ class HostCollector:
         self._sample = sample
         self._noise = _Noise(key, num_envs)
         self._counts = np.zeros(num_envs, np.int32)  # steps that each environment has made: drives its actions' keys
-        self._obs: np.ndarray | None = None
+        self._obs: PyTree = None
+        self._first = np.ones(num_envs, bool)  # where the next step begins an episode
+        self._carry: PyTree = ()  # the policy's memory
         self._time = np.zeros(num_envs, np.int32)  # of the next step, since the reset
         self._so_far = np.zeros(num_envs, np.float64)  # rewards since the reset
         self._steps = 0  # of all environments, for messages
@@ -190,32 +204,50 @@ class HostCollector:
         """
         actor = _Actor(policy)
         act, arrays = host_act(actor.recipe, self._sample), actor.arrays
+        start = initial_carry(policy, self.num_envs)
+        if jax.tree.structure(start) != jax.tree.structure(self._carry) or self.collect_kind.kind == "episodes":
+            self._carry = start
+        remembers = bool(jax.tree.leaves(start))
+        memories: list[PyTree] = []  # before each step
 
-        def choose(obs: np.ndarray) -> np.ndarray:
-            return np.asarray(act(arrays, self._noise.of(self._counts, actor, obs) if self._sample else self._counts, obs))
+        def choose(obs: PyTree, first: np.ndarray) -> PyTree:
+            noise = self._noise.of(self._counts, actor, obs) if self._sample else self._counts
+            if remembers:
+                memories.append(self._carry)
+            action, self._carry = act(arrays, noise, obs, first if remembers else (), self._carry)
+            return fetched(action)
 
         if self.collect_kind.kind == "steps":
             record, log = self._collect_steps(choose)
+            length = chunk_length(len(memories), num_chunks(policy, len(memories))) if remembers else 1
+            carry = jax.tree.map(lambda *starts: np.stack(starts), *memories[::length]) if remembers else ()
         else:
             record, log = self._collect_episodes(choose)
+            if remembers:
+                record["carry"] = jax.tree.map(lambda *rows: np.stack(rows), *memories)
             record = _one_episode_a_column(record, self._quota, self._padded)
-        rollout = _rollout(record)
+            rows = len(record["valid"])
+            length = chunk_length(rows, num_chunks(policy, rows)) if remembers else 1
+            carry = jax.tree.map(lambda leaf: leaf[::length], record.pop("carry", ()))
+        rollout = all_allowed(_rollout(record, carry))
         if log_prob:
             made = with_log_prob(policy, rollout, self.collect_kind.distributions)
             rollout = rollout._replace(**jax.tree.map(np.asarray, {name: getattr(made, name) for name in ("log_prob", "distribution")}))
         return rollout, log
 
-    def _collect_steps(self, choose: Choose) -> tuple[dict[str, np.ndarray], EpisodeLog]:
+    def _collect_steps(self, choose: Choose) -> tuple[dict[str, Any], EpisodeLog]:
         if self._obs is None:
             self._obs = self.vector.reset()
+            self._first[:] = True
         rows = self.collect_kind.count or 1
         buffers = _Buffers(rows)
         for _ in range(rows):
             self._step(choose, buffers, None)
         return self._finish(buffers)
 
-    def _collect_episodes(self, choose: Choose) -> tuple[dict[str, np.ndarray], EpisodeLog]:
+    def _collect_episodes(self, choose: Choose) -> tuple[dict[str, Any], EpisodeLog]:
         self._obs = self.vector.reset()
+        self._first[:] = True
         self._time[:], self._so_far[:] = 0, 0
         left = np.full(self.num_envs, self._quota)
         buffers = _Buffers(min(self.env.time_limit or 256, SINGLE_PADDING))  # they double where that is too few
@@ -227,8 +259,7 @@ class HostCollector:
     def _step(self, choose: Choose, buffers: _Buffers, wanted: np.ndarray | None) -> HostStep:
         """One vector step into the next row. Clocks and sums wait for the end: a row of its own for each would cost as much again."""
         obs = self._obs
-        assert obs is not None
-        action = choose(obs)
+        action = choose(obs, self._first)
         try:
             made = self.vector.step(action)
         except EnvError:
@@ -236,6 +267,7 @@ class HostCollector:
             raise
         if buffers.full:
             self._check(buffers.filled())  # an environment that returns NaN may never end an episode
+        self._first = made.terminated | made.truncated | ~made.valid
         if wanted is not None:
             made = made._replace(valid=made.valid & wanted)
         buffers.append((obs, action, made.reward, made.terminated, made.truncated, made.next_obs, made.valid))
@@ -243,7 +275,7 @@ class HostCollector:
         self._obs = made.obs
         return made
 
-    def _finish(self, buffers: _Buffers) -> tuple[dict[str, np.ndarray], EpisodeLog]:
+    def _finish(self, buffers: _Buffers) -> tuple[dict[str, Any], EpisodeLog]:
         record = buffers.filled()
         self._check(record)
         valid = record["valid"]
@@ -254,19 +286,22 @@ class HostCollector:
         returns, self._so_far = _sums(np.where(valid, record["reward"], 0).astype(np.float64), ended, self._so_far)
         log = EpisodeLog(ended, returns, record["time"] + 1, counted)
         if not valid.all():
-            for array in record.values():
+            for array in jax.tree.leaves(record):
                 array[~valid] = 0
         return record, log
 
-    def _check(self, record: dict[str, np.ndarray]) -> None:
+    def _check(self, record: dict[str, Any]) -> None:
         """Raises if an observation or reward of the record is not what the environment's own spaces promise."""
         if not len(record):
             return
         valid = record["valid"]
         time, _ = _clock(valid, (record["terminated"] | record["truncated"]) & valid, self._time)
         fix = "correct the environment (or its space)"
+        seen, taken = self.env.observation_space, self.env.action_space
         for name in ("obs", "next_obs"):
-            wrong = check_values(self.env.observation_space, record[name], valid)
+            wrong = check_values(seen, record[name], valid)
+            if not wrong and name == "obs":
+                wrong = check_masks(seen, taken, record[name], valid)
             if wrong:
                 row, index, what = wrong
                 step = int(time[row, index]) + (name == "next_obs")
@@ -304,15 +339,17 @@ class _Buffers:
     def __init__(self, rows: int):
         self._rows, self._used = rows, 0
         self._arrays: list[np.ndarray] = []
+        self._structure: Any = None
 
-    def append(self, row: tuple[np.ndarray, ...]) -> None:
+    def append(self, row: tuple[PyTree, ...]) -> None:
+        values, self._structure = jax.tree.flatten(row)
         if not self._arrays:
-            self._arrays = [np.empty((self._rows, *value.shape), value.dtype) for value in row]
+            self._arrays = [np.empty((self._rows, *value.shape), value.dtype) for value in values]
         if self._used == self._rows:
             self._arrays = [np.concatenate([array, np.empty_like(array)]) for array in self._arrays]
             self._rows *= 2
         used = self._used
-        for array, value in zip(self._arrays, row, strict=True):
+        for array, value in zip(self._arrays, values, strict=True):
             array[used] = value
         self._used += 1
 
@@ -320,8 +357,10 @@ class _Buffers:
     def full(self) -> bool:
         return self._used == self._rows
 
-    def filled(self) -> dict[str, np.ndarray]:
-        return {name: array[: self._used] for name, array in zip(FIELDS, self._arrays, strict=True)} if self._used else {}
+    def filled(self) -> dict[str, Any]:
+        if not self._used:
+            return {}
+        return dict(zip(FIELDS, jax.tree.unflatten(self._structure, [array[: self._used] for array in self._arrays]), strict=True))
 
 
 def _clock(valid: np.ndarray, ended: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -362,7 +401,7 @@ def _sums(rewards: np.ndarray, ended: np.ndarray, start: np.ndarray) -> tuple[np
     return sums[:-1], sums[-1]
 
 
-def _one_episode_a_column(record: dict[str, np.ndarray], quota: int, padded: Callable[[int], int]) -> dict[str, np.ndarray]:
+def _one_episode_a_column(record: dict[str, Any], quota: int, padded: Callable[[int], int]) -> dict[str, Any]:
     """From rows of time to columns of episodes: [rows, B] becomes [padded(longest), quota · B], environments together."""
     valid, time = record["valid"], record["time"]
     rows, columns = np.nonzero(valid)
@@ -372,15 +411,16 @@ def _one_episode_a_column(record: dict[str, np.ndarray], quota: int, padded: Cal
     length = padded(int(times.max()) + 1)
     episodes = quota * valid.shape[1]
     column = number * valid.shape[1] + columns
-    result = {}
-    for name, array in record.items():
-        laid = np.zeros((length, episodes, *array.shape[2:]), array.dtype)
-        laid[times, column] = array[rows, columns]
-        result[name] = laid
-    return result
+
+    def laid(array: np.ndarray) -> np.ndarray:
+        result = np.zeros((length, episodes, *array.shape[2:]), array.dtype)
+        result[times, column] = array[rows, columns]
+        return result
+
+    return jax.tree.map(laid, record)
 
 
-def _rollout(record: dict[str, np.ndarray]) -> Rollout:
+def _rollout(record: dict[str, Any], carry: PyTree) -> Rollout:
     return Rollout(
         record["obs"],
         record["action"],
@@ -391,6 +431,6 @@ def _rollout(record: dict[str, np.ndarray]) -> Rollout:
         record["next_obs"],
         record["valid"].astype(np.float32),
         record["time"],
-        (),
+        carry,
         {},
     )

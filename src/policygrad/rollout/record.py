@@ -56,7 +56,7 @@ def record(policy: Any, env: Any, collect: Collect, *, seed: int = 0, num_envs: 
     if isinstance(made, Env):
         collector = compiled_collector(made, collect, int(num_envs or collect.num_envs))
         init_key, key = jax.random.split(key)
-        _, rollout, _ = jax.jit(lambda policy, key, init_key: collector.collect(policy, key, collector.init(init_key)))(
+        _, rollout, _ = jax.jit(lambda policy, key, init_key: collector.collect(policy, key, collector.init(init_key, policy)))(
             policy, key, init_key
         )
     else:

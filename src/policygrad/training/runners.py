@@ -21,10 +21,11 @@ from policygrad.algorithms import all_finite
 from policygrad.compilation import device
 from policygrad.envs.base import Env
 from policygrad.envs.gymnasium_adapter import GymnasiumEnv
+from policygrad.envs.vector_adapter import check_masks
 from policygrad.errors import DivergedError, EnvError, RunError, UsageError
 from policygrad.rollout import EpisodeLog, HostCollector, compiled_collector
 from policygrad.rollout.host import warm_up, with_log_prob
-from policygrad.spaces import Discrete
+from policygrad.spaces import zeros
 from policygrad.types import Agent, Algorithm, Array, Key, PyTree, Rollout, Spec
 
 UserMetrics = Callable[[Agent, Rollout], dict[str, Array]]
@@ -175,13 +176,13 @@ class _Runner:
         """What a seed leaves behind, as arrays of its own."""
         return tree
 
-    def _start(self, seed: int, init_policy: Any, init_env: Callable[[Key], PyTree]) -> tuple[RunState, Key]:
+    def _start(self, seed: int, init_policy: Any, init_env: Callable[[Key, Any], PyTree]) -> tuple[RunState, Key]:
         """The state of run `seed` before its first step, made by one compiled program for all seeds."""
 
         def start(seed: Array, policy: Any) -> tuple[RunState, Key]:
             agent_key, env_key, loop_key = jax.random.split(jax.random.key(seed), 3)
             agent = initial_agent(self.algorithm, self.spec, agent_key, self.num_steps, policy)
-            return RunState(agent, init_env(env_key), loop_key, jnp.zeros((), jnp.int32)), env_key
+            return RunState(agent, init_env(env_key, self.algorithm.acting(agent)), loop_key, jnp.zeros((), jnp.int32)), env_key
 
         self.seed = seed
         begin = time.perf_counter()
@@ -293,19 +294,29 @@ class CompiledRunner(_Runner):
         if updates > 1:
             state = self._called(state, updates - 1, self.num_steps)[0]
         collect_key, _ = keys_of(state.key, state.iteration)
-        collect = jax.jit(lambda agent, key, env: self._collector.collect(self.algorithm.policy(agent), key, env)[1])
+        collect = jax.jit(lambda agent, key, env: self._collector.collect(self.algorithm.acting(agent), key, env)[1])
         rollout = collect(state.agent, collect_key, state.env)
+
+        def fault(row: int, column: int, what: str) -> EnvError:
+            return EnvError(
+                f"environment {self.env.name}, copy {column}, step {int(np.asarray(rollout.time)[row, column]) + 1} of its episode"
+                f" (seed {self.seed}, update {iteration} at {steps:,} steps): {what}; correct the environment"
+            )
+
         for name in ("obs", "reward", "next_obs"):
-            values = np.asarray(getattr(rollout, name), np.float64)
-            bad = ~np.isfinite(values.reshape(*values.shape[:2], -1)).all(axis=-1)
-            if bad.any():
-                row, column = (int(i) for i in np.argwhere(bad)[0])
-                what = {"obs": "observation", "reward": "reward", "next_obs": "next observation"}[name]
-                return EnvError(
-                    f"environment {self.env.name}, copy {column}, step {int(np.asarray(rollout.time)[row, column]) + 1} of its episode"
-                    f" (seed {self.seed}, update {iteration} at {steps:,} steps): the {what} is"
-                    f" {np.array2string(values[row, column], threshold=6, precision=4)}, not finite; correct the environment"
-                )
+            for path, leaf in jax.tree_util.tree_leaves_with_path(getattr(rollout, name)):
+                values = np.asarray(leaf, np.float64)
+                bad = ~np.isfinite(values.reshape(*values.shape[:2], -1)).all(axis=-1)
+                if bad.any():
+                    row, column = (int(i) for i in np.argwhere(bad)[0])
+                    what = {"obs": "observation", "reward": "reward", "next_obs": "next observation"}[name]
+                    part = f", part {jax.tree_util.keystr(path)}," if path else ""
+                    shown = np.array2string(values[row, column], threshold=6, precision=4)
+                    return fault(row, column, f"the {what}{part} is {shown}, not finite")
+        seen = jax.tree.map(np.asarray, rollout.obs)
+        wrong = check_masks(self.env.observation_space, self.env.action_space, seen, np.asarray(rollout.mask) > 0)
+        if wrong:
+            return fault(*wrong)
         return diverged(self.algorithm, self.env, self.seed, iteration, steps)
 
     def close(self) -> None:
@@ -317,7 +328,7 @@ class CompiledRunner(_Runner):
         @partial(jax.jit, inline=True)  # traced once, for its shapes and for the program
         def iteration(state: RunState, keys: Key) -> tuple[RunState, dict[str, Array], EpisodeLog]:
             collect_key, update_key = keys
-            env, rollout, log = self._collector.collect(self.algorithm.policy(state.agent), collect_key, state.env)
+            env, rollout, log = self._collector.collect(self.algorithm.acting(state.agent), collect_key, state.env)
             agent, metrics = self._update(update_key, state.agent, rollout)
             return RunState(agent, env, state.key, state.iteration + 1), metrics, log
 
@@ -374,7 +385,7 @@ class HostRunner(_Runner):
     def start(self, seed: int, init_policy: Any = None) -> RunState:
         """The state before the first step of run `seed`; makes its environments."""
         self.close()
-        state, env_key = self._start(seed, init_policy, lambda key: ())
+        state, env_key = self._start(seed, init_policy, lambda key, policy: ())
         how = self.env, self.algorithm.collect, self.num_envs
         self._collector = HostCollector(*how, seed=seed, key=env_key, processes=self.processes)
         return state
@@ -401,7 +412,7 @@ class HostRunner(_Runner):
         stop, failure = False, None
         for _ in range(updates):
             try:
-                rollout, log = collector.collect(self.algorithm.policy(agent), log_prob=False)
+                rollout, log = collector.collect(self.algorithm.acting(agent), log_prob=False)
             except RunError as error:
                 if not chunks:
                     raise
@@ -437,15 +448,13 @@ class HostRunner(_Runner):
 
     def _warm_up(self, state: RunState) -> None:
         """Compiles the call of the policy, so that its compilation is told apart from the run."""
-        space = self.spec.observation_space
-        obs = np.zeros((self.num_envs, *space.shape), np.int32 if isinstance(space, Discrete) else np.float32)
-        warm_up(self.algorithm.policy(state.agent), state.key, obs)
+        warm_up(self.algorithm.acting(state.agent), state.key, zeros(self.spec.observation_space, self.num_envs), self.num_envs)
         self._warm = True
 
     def _compile(self, key: Key, iteration: Any, agent: Agent, rollout: Rollout) -> Any:
         def program(key: Key, iteration: Array, agent: Agent, rollout: Rollout) -> tuple[Agent, Array]:
             _, update_key = keys_of(key, iteration)
-            rollout = with_log_prob(self.algorithm.policy(agent), rollout, self.algorithm.collect.distributions)
+            rollout = with_log_prob(self.algorithm.acting(agent), rollout, self.algorithm.collect.distributions)
             agent, metrics = self._update(update_key, agent, rollout)
             self._names = sorted(metrics)
             return agent, jnp.stack([metrics[name] for name in self._names])

@@ -17,6 +17,7 @@ import numpy as np
 
 from policygrad import policies
 from policygrad._version import __version__
+from policygrad.ascent.minibatches import pieces
 from policygrad.compilation import cores, placed, ready
 from policygrad.compilation import device as present_device
 from policygrad.diagnostics import diagnosed
@@ -74,14 +75,13 @@ class _Session:
         if self.num_steps + self.num_envs * (algorithm.collect.count or 1) * 1000 > 2**31 - 1:
             raise UsageError(f"num_steps: got {self.num_steps:,}; counters hold up to 2^31 − 1 steps with one update to spare")
         self.init_policy = policies.load(init) if isinstance(init, str | Path) else init
-        if algorithm.collect.kind == "steps":
-            algorithm.check(algorithm.collect.count * self.num_envs)
         spec = spec_of(self.env, self.num_envs)
         if self.init_policy is not None:
             policies.require_spaces(self.init_policy, spec.observation_space, spec.action_space, self.env.name)
             initial_agent(algorithm, spec, jax.random.key(0), 1, self.init_policy)
-        else:
-            jax.eval_shape(lambda key: algorithm.init(key, spec), jax.random.key(0))  # wrong spaces fail here, uncompiled
+        agent = jax.eval_shape(lambda key: algorithm.init(key, spec), jax.random.key(0))  # wrong spaces fail here, uncompiled
+        if algorithm.collect.kind == "steps":
+            algorithm.check(*pieces(algorithm.acting(agent), algorithm.collect.count, self.num_envs))
         self.diagnostics, self.remark = diagnostics, ""
         if diagnostics:
             exact, self.remark = _exact_gradient(self.env, algorithm, spec)

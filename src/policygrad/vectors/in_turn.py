@@ -8,10 +8,7 @@ from typing import Any
 import numpy as np
 
 from policygrad.errors import UsageError
-
-
-class ShapeError(ValueError):
-    """An observation of another shape than its space's."""
+from policygrad.vectors.layout import Layout
 
 
 class InTurn:
@@ -41,58 +38,45 @@ class InTurn:
         self.spec = getattr(first, "spec", None)
         self.unwrapped = self
         self.at = 0
-        self._shape = self.single_observation_space.shape
+        self._seen, self._taken = Layout(self.single_observation_space), Layout(self.single_action_space)
 
-    def reset(self, *, seed: Sequence[int] | np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: Sequence[int] | np.ndarray) -> tuple[Any, dict[str, Any]]:
         """New episodes everywhere: (observations [B, …], infos)."""
-        obs = self._empty()
+        obs = self._seen.empty(self.num_envs)
         self.reset_into(obs, seed)
-        return obs, {}
+        return self._seen.batch(obs), {}
 
-    def reset_into(self, obs: np.ndarray, seed: Sequence[int] | np.ndarray) -> None:
-        """Writes the first observations [B, …]."""
+    def reset_into(self, obs: Sequence[np.ndarray], seed: Sequence[int] | np.ndarray) -> None:
+        """Writes the first observations into arrays [B, …], one for each leaf of their space."""
         for i, env in enumerate(self.envs):
             self.at = i
-            self._put(obs, i, env.reset(seed=int(seed[i]))[0])
+            self._seen.put(obs, i, env.reset(seed=int(seed[i]))[0])
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """(observations to act on next [B, …], rewards, terminated, truncated [B], {"final_obs": last ones by number}), all newly made."""
-        obs, reward = self._empty(), np.empty(self.num_envs, np.float32)
+        obs, reward = self._seen.empty(self.num_envs), np.empty(self.num_envs, np.float32)
         terminated, truncated = np.empty(self.num_envs, bool), np.empty(self.num_envs, bool)
         final = self.step_into(actions, obs, reward, terminated, truncated)
-        return obs, reward, terminated, truncated, {"final_obs": final}
+        return self._seen.batch(obs), reward, terminated, truncated, {"final_obs": final}
 
     def step_into(
-        self, actions: np.ndarray, obs: np.ndarray, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray
-    ) -> dict[int, np.ndarray]:
+        self, actions: Any, obs: Sequence[np.ndarray], reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray
+    ) -> dict[int, Any]:
         """Writes what `step` returns; the last observations of episodes by number."""
-        final: dict[int, np.ndarray] = {}
+        final: dict[int, Any] = {}
         for i, env in enumerate(self.envs):
             self.at = i
-            one, reward[i], terminated[i], truncated[i], _ = env.step(actions[i])
+            one, reward[i], terminated[i], truncated[i], _ = env.step(self._taken.at(actions, i))
             if terminated[i] or truncated[i]:
-                final[i] = np.array(one)  # a copy: an environment may return the same buffer each time
+                final[i] = self._seen.copied(one)
                 one, _ = env.reset()
-            self._put(obs, i, one)
+            self._seen.put(obs, i, one)
         return final
 
     def close(self) -> None:
         """Closes all of them."""
         for env in self.envs:
             env.close()
-
-    def _empty(self) -> np.ndarray:
-        return np.empty((self.num_envs, *self._shape), self.single_observation_space.dtype)
-
-    def _put(self, obs: np.ndarray, index: int, one: Any) -> None:
-        if getattr(one, "shape", None) != self._shape:
-            one = np.asarray(one)
-            if one.shape != self._shape:
-                raise ShapeError(
-                    f"got an observation of shape {one.shape}, its space says {self._shape};"
-                    " correct the environment or its observation_space"
-                )
-        obs[index] = one
 
 
 def same_spaces(env: Any, observation_space: Any, action_space: Any, copy: int) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from policygrad.errors import UsageError
 from policygrad.vectors import worker
 from policygrad.vectors.in_turn import InTurn
+from policygrad.vectors.layout import Layout
 
 
 class WorkerError(Exception):
@@ -76,6 +77,8 @@ class SideBySide:
         self._memory = _shared(worker.size(layout))
         memory = mmap.mmap(self._memory, worker.size(layout))
         self._shared = worker.arrays(layout, memory)
+        self._seen, self._taken = Layout(observation_space), Layout(action_space)
+        self._obs, self._final, self._actions = (worker.leaves_of(self._shared, name) for name in ("obs", "final", "action"))
         self.processes: list[subprocess.Popen[bytes]] = []
         self._channels: list[socket.socket] = []
         self._started = self._broken = False
@@ -110,33 +113,41 @@ class SideBySide:
             worker.send(ours, json.dumps(sys.path).encode())
             worker.send(ours, order)
 
-    def reset(self, *, seed: Any) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: Any) -> tuple[Any, dict[str, Any]]:
         """New episodes everywhere: (observations [B, …], infos)."""
         if not self._started:
             self._answers(0.0)  # workers start while this process goes on: the first reset waits for them
             self._started = True
+        mine = self._mine
         self._shared["seed"][:] = seed
         self._order(worker.RESET)
-        obs = np.empty_like(self._shared["obs"])
-        self._here(lambda envs: envs.reset_into(obs[: self._mine], seed[: self._mine]))
+        obs = self._seen.empty(self.num_envs)
+        self._here(lambda envs: envs.reset_into([array[:mine] for array in obs], seed[:mine]))
         self._answers(0.0)
-        obs[self._mine :] = self._shared["obs"][self._mine :]
-        return obs, {}
+        for array, shared in zip(obs, self._obs, strict=True):
+            array[mine:] = shared[mine:]
+        return self._seen.batch(obs), {}
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """As `InTurn.step`."""
-        shared, mine = self._shared, self._mine
-        shared["action"][mine:] = actions[mine:]
+        mine, given = self._mine, self._taken.leaves(actions)
+        for shared, action in zip(self._actions, given, strict=True):
+            shared[mine:] = action[mine:]
         self._order(worker.STEP)
-        made = [np.empty_like(shared[name]) for name in ("obs", "reward", "terminated", "truncated")]
-        final: dict[int, np.ndarray] = self._here(lambda envs: envs.step_into(actions[:mine], *(array[:mine] for array in made))) or {}
+        obs = self._seen.empty(self.num_envs)
+        ends = [np.empty_like(self._shared[name]) for name in ("reward", "terminated", "truncated")]
+        own = self._taken.batch([action[:mine] for action in given])
+        final: dict[int, Any] = (
+            self._here(lambda envs: envs.step_into(own, [array[:mine] for array in obs], *(array[:mine] for array in ends))) or {}
+        )
         self._answers(self._spin)
-        for name, array in zip(("obs", "reward", "terminated", "truncated"), made, strict=True):
-            array[mine:] = shared[name][mine:]
-        obs, reward, terminated, truncated = made
+        theirs = [*self._obs, *(self._shared[name] for name in ("reward", "terminated", "truncated"))]
+        for array, shared in zip([*obs, *ends], theirs, strict=True):
+            array[mine:] = shared[mine:]
+        reward, terminated, truncated = ends
         for index in np.flatnonzero((terminated | truncated)[mine:]) + mine:
-            final[int(index)] = shared["final"][index].copy()
-        return obs, reward, terminated, truncated, {"final_obs": final}
+            final[int(index)] = self._seen.batch([array[index].copy() for array in self._final])
+        return self._seen.batch(obs), reward, terminated, truncated, {"final_obs": final}
 
     def close(self) -> None:
         """Ends the workers; one that does not end by itself within two seconds is killed."""

@@ -36,17 +36,25 @@ class Field(NamedTuple):
 
 
 def fields(num_envs: int, observation_space: Any, action_space: Any) -> dict[str, Field]:
-    """What lies in shared memory, for all environments."""
-    obs = Field(observation_space.dtype.str, (num_envs, *observation_space.shape))
+    """What lies in shared memory, for all environments; of observations and actions each leaf, "obs0", "obs1", …"""
+    from policygrad.vectors.layout import Layout
+
+    seen, taken = Layout(observation_space), Layout(action_space)
+    obs, action = ([Field(t.str, (num_envs, *shape)) for t, shape in zip(x.dtypes, x.shapes, strict=True)] for x in (seen, taken))
     return {
-        "obs": obs,
-        "final": obs,  # last observations; read where an episode ended
-        "action": Field(action_space.dtype.str, (num_envs, *action_space.shape)),
+        **{f"obs{i}": field for i, field in enumerate(obs)},
+        **{f"final{i}": field for i, field in enumerate(obs)},  # last observations; read where an episode ended
+        **{f"action{i}": field for i, field in enumerate(action)},
         "seed": Field("<i8", (num_envs,)),
         "reward": Field("<f4", (num_envs,)),
         "terminated": Field("|b1", (num_envs,)),
         "truncated": Field("|b1", (num_envs,)),
     }
+
+
+def leaves_of(arrays: dict[str, np.ndarray], name: str) -> list[np.ndarray]:
+    """The arrays of "obs", "final" or "action", one for each leaf."""
+    return [arrays[f"{name}{i}"] for i in range(sum(key.rstrip("0123456789") == name for key in arrays))]
 
 
 def size(layout: dict[str, Field]) -> int:
@@ -148,6 +156,7 @@ class _Block:
         import cloudpickle  # noqa: TID251
 
         from policygrad.vectors.in_turn import InTurn, same_spaces
+        from policygrad.vectors.layout import Layout
 
         make: Callable[[], Any]
         spaces: Sequence[Any]
@@ -155,21 +164,24 @@ class _Block:
         self._envs = InTurn([make] * (last - self._first))
         same_spaces(self._envs.envs[0], spaces[0], spaces[1], self._first)
         layout = fields(num_envs, spaces[0], spaces[1])
-        self._rows = {name: array[self._first : last] for name, array in arrays(layout, mmap.mmap(memory_number, size(layout))).items()}
+        rows = {name: array[self._first : last] for name, array in arrays(layout, mmap.mmap(memory_number, size(layout))).items()}
+        self._rows = rows
+        self._seen, self._taken = Layout(spaces[0]), Layout(spaces[1])
+        self._obs, self._final, self._actions = (leaves_of(rows, name) for name in ("obs", "final", "action"))
 
     @property
     def at(self) -> int:
         return self._first + self._envs.at
 
     def reset(self) -> None:
-        self._envs.reset_into(self._rows["obs"], self._rows["seed"])
+        self._envs.reset_into(self._obs, self._rows["seed"])
 
     def step(self) -> None:
         rows = self._rows
-        # A copy of the actions: an environment may keep what it gets.
-        final = self._envs.step_into(rows["action"].copy(), rows["obs"], rows["reward"], rows["terminated"], rows["truncated"])
+        actions = self._taken.batch([array.copy() for array in self._actions])  # copies: an environment may keep what it gets
+        final = self._envs.step_into(actions, self._obs, rows["reward"], rows["terminated"], rows["truncated"])
         for index, last in final.items():
-            rows["final"][index] = last
+            self._seen.put(self._final, index, last)
 
     def close(self) -> None:
         self._envs.close()
