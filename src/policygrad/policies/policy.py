@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from policygrad.errors import SpaceError, UsageError
@@ -117,8 +118,11 @@ def along(module: Any, carry: PyTree, obs: Array, resets: Array) -> tuple[Array,
         module: has `features`, and a `memory` or None.
         others: as `Policy.unroll`.
     """
-    x = module.features(what_is_seen(obs))
-    return (x, (), carry) if module.memory is None else traced(module.memory, carry, x, resets)
+    seen = what_is_seen(obs)
+    if module.memory is None:
+        return module.features(seen), (), carry
+    # Row by row: a network of all steps at once would lay them out in another way, and the memory's loop lay them out back.
+    return traced(module.memory, carry, jax.vmap(module.features)(seen), resets)
 
 
 def onwards(module: Any, carries: PyTree, obs: Array) -> Array:
