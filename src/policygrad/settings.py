@@ -34,11 +34,19 @@ CREDITS = ("reward-to-go", "total-return")
 ADVANTAGES = ("td", "n-step", "gae", "vtrace")
 MOST, MOST_AT_ONCE = 2**31 - 1, 2**20
 """What counters of steps hold; and environments side by side, or episodes of an evaluation."""
+FOREIGN = ("gymnax", "functional", "brax", "playground")
+"""Prefixes of environments that others wrote in JAX: `envs.adapters`."""
 DEVICES = ("auto", "cpu", "gpu")
 HEADS: tuple[str, ...] = get_args(HeadName)
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
 ACTIVATIONS = ("tanh", "relu", "leaky_relu", "elu", "gelu", "sigmoid", "silu", "softplus", "identity")
 INITIALISATIONS = ("orthogonal", "xavier", "lecun", "torch")
+
+
+def is_foreign(env: str) -> bool:
+    """Whether an environment's name begins with one of these prefixes and ":"; before others a module is meant."""
+    prefix, colon, _ = env.partition(":")
+    return bool(colon) and prefix in FOREIGN
 
 
 def _is(value: Any, *path: str) -> bool:

@@ -20,7 +20,7 @@ from policygrad.cli.output import evaluation_head, evaluation_text, files_text, 
 from policygrad.cli.recipes import shells
 from policygrad.cli.train_request import BACKEND, DEVICE, ENV_ARGS, JSON, RUN_OPTIONS, TrainRequest, read_file, train_help, train_request
 from policygrad.errors import RunError, UsageError
-from policygrad.settings import MOST, MOST_AT_ONCE, check, count, seed_list, whole
+from policygrad.settings import MOST, MOST_AT_ONCE, check, count, is_foreign, seed_list, whole
 
 DONE, WRONG, FAILED, INTERRUPTED = 0, 2, 3, 130
 
@@ -127,7 +127,7 @@ def registered(env: str, where: str = "--env") -> str:
         UsageError: the module cannot be imported.
     """
     module, colon, name = env.partition(":")
-    if not colon:
+    if not colon or is_foreign(env):
         return env
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last: a file here must not hide a library

@@ -19,7 +19,12 @@ BACKENDS = ("auto", "compiled", "gymnasium")
 SEED_LOOPS = ("auto", "alone", "together")
 VECTORIZATIONS = ("auto", "vector", "sync", "async", "envpool")
 
-ENV = Option("env", str, "the environment: an id, or module:id for one that your module registers", metavar="ID")
+ENV = Option(
+    "env",
+    str,
+    "the environment: an id, module:id for one that your module registers, or gymnax:id, functional:id, brax:id, playground:id",
+    metavar="ID",
+)
 ENV_ARGS = Option("env_args", dict, "keyword arguments of the environment, e.g. gravity=3.7 continuous=true", metavar="NAME=VALUE")
 BACKEND = Option(
     "backend",

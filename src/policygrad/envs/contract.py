@@ -11,10 +11,10 @@ import numpy as np
 from policygrad import contract, spaces
 from policygrad.envs.base import Env
 from policygrad.envs.gymnasium_adapter import GymnasiumEnv
-from policygrad.envs.make import BACKENDS
+from policygrad.envs.make import BACKENDS, make
 from policygrad.envs.registry import compiled, compiled_names, has_compiled
 from policygrad.errors import UnknownNameError, UsageError
-from policygrad.settings import MOST, count, whole
+from policygrad.settings import MOST, count, is_foreign, whole
 
 
 def check_env(
@@ -84,6 +84,8 @@ def source_of(env: Any, env_args: dict[str, Any] | None = None, backend: str = "
 def _of_name(name: str, env_args: dict[str, Any] | None, backend: str) -> contract.Source:
     import gymnasium
 
+    if is_foreign(name):
+        return _of_compiled(make(name, backend, env_args=env_args))
     module, _, short = name.rpartition(":")
     if module:
         try:
