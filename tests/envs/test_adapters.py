@@ -328,7 +328,7 @@ def gymnax(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("gymnax")
-@pytest.mark.parametrize(("end", "limit", "expected"), [(99, 3, "..t."), (3, 99, "..TT"), (3, 3, "..B"), (2, 3, ".TB")])
+@pytest.mark.parametrize(("end", "limit", "expected"), [(99, 3, "..tt"), (3, 99, "..TT"), (3, 3, "..B"), (2, 3, ".TB")])
 def test_gymnax_tells_the_limit_from_the_end_of_the_task(end: int, limit: int, expected: str) -> None:
     env = make("gymnax:Clock-v0", env_args={"end": end, "time_limit": limit})
     rows = walked(env, [0] * len(expected))
@@ -421,7 +421,7 @@ def physics(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return Ball()
 
     playground: Any = types.ModuleType("mujoco_playground")
-    config = dict(episode_length=250, impl="warp")
+    config = {"episode_length": 250, "impl": "warp"}
     playground.registry = types.SimpleNamespace(ALL_ENVS=("Ball",), get_default_config=lambda id: config, load=load)
     monkeypatch.setitem(sys.modules, "mujoco_playground", playground)
     return asked

@@ -43,9 +43,9 @@ def gymnax_env(id: str, *, time_limit: int | None = None, reward_threshold: floa
     gymnax = imported(name, lambda: importlib.import_module("gymnax"), INSTALL)
     if id not in gymnax.registered_envs:
         raise UnknownNameError("environment of gymnax's", id, gymnax.registered_envs)
-    if time_limit is not None:
-        args["max_steps_in_episode"] = checks.time_limit(time_limit)
     env, params = made(name, lambda: gymnax.make(id))
+    if time_limit is not None:  # a whole number, or where the environment computes with it a float
+        args["max_steps_in_episode"] = type(params.max_steps_in_episode)(checks.time_limit(time_limit))
     fields = {field.name for field in dataclasses.fields(params)}
     known_only(name, args, fields | _arguments(type(env)) | {"time_limit", "reward_threshold"})
     built, changed = ({key: value for key, value in args.items() if (key in fields) is among} for among in (False, True))
