@@ -274,7 +274,8 @@ class ClockParams:
 
 
 class Clock:
-    """Shows (t, the share of its time); every step gives 1. As before gymnax 1.0: one flag for the end of the task and of time."""
+    """Shows (t, the share of its time); every step gives 1, but for one whose flag is set where there is no end. As before gymnax 1.0: one
+    flag for the end of the task and of time."""
 
     def __init__(self, pace: int = 1):
         self.pace = pace
@@ -295,7 +296,8 @@ class Clock:
 
     def step_env(self, key: Any, state: Any, action: Any, params: Any) -> Any:
         state = {"time": state["time"] + self.pace}
-        return self._seen(state, params), state, jnp.array(1.0), self.ended(state, params), {}
+        ended = self.ended(state, params)
+        return self._seen(state, params), state, jnp.where(ended & (params.end > 90), 0.0, 1.0), ended, {}
 
     def ended(self, state: Any, params: Any) -> Any:
         return (state["time"] >= params.end) | (state["time"] >= params.max_steps_in_episode)

@@ -27,8 +27,8 @@ def gymnax_env(id: str, *, time_limit: int | None = None, reward_threshold: floa
         terminated    the end of the task, never the time limit
         truncated     t = max_steps_in_episode
 
-    gymnax before 1.0 returned one flag for both: there the flag is asked for a second time, with a limit that is never reached; the
-    compiler merges what the two steps have in common. Its `step` resets by itself, so `step_env` is what is called.
+    gymnax before 1.0 returned one flag for both: there the flag, and the reward, which may depend on it, come from a second step with a
+    limit that is never reached; the compiler merges what the two have in common. `step` resets by itself, so `step_env` is called.
 
     Args:
         time_limit: steps of an episode; None takes the environment's own max_steps_in_episode. The environment is told, too: some show
@@ -63,7 +63,8 @@ def gymnax_env(id: str, *, time_limit: int | None = None, reward_threshold: floa
         obs, after, reward, terminated, _ = env.step_env(key, state, action, params)
         if is_truncated is not None:
             return after, obs, reward, terminated, is_truncated(after, params)
-        return after, obs, reward, env.step_env(key, state, action, unending)[3], False
+        _, _, reward, terminated, _ = env.step_env(key, state, action, unending)  # Pong's reward is 0 where its flag is set
+        return after, obs, reward, terminated, False
 
     spaces = made(name, lambda: (_space(env.observation_space(params)), _space(env.action_space(params))))
     threshold = _threshold(id, limit) if reward_threshold is None else reward_threshold
