@@ -7,6 +7,7 @@ ARGS ?=
 
 VENV := .venv
 PEERS := .venv-peers
+ADAPTERS := .venv-adapters
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet -c constraints.txt
 LOCKED := pyproject.toml constraints.txt
@@ -21,10 +22,10 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install demo test lint bench bench-peers scaling results docs nightly clean
+.PHONY: help install demo test test-adapters lint bench bench-peers scaling results docs nightly clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F'|' '{printf "  make %-11s  %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F'|' '{printf "  make %-13s  %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed-dev  ## the library, the command and the tools of a contributor, in .venv
 
@@ -36,6 +37,9 @@ test: $(VENV)/.installed-dev  ## the tests (ARGS="-k name" for some, WORKERS=0 f
 
 nightly: $(VENV)/.installed-dev  ## all tests, those that take minutes included; a summary in docs/nightly.md
 	@$(PY) benchmarks/nightly.py -n $(WORKERS) $(ARGS)
+
+test-adapters: $(VENV)/.installed  ## others' environments, each in .venv-adapters/NAME: tests, a short run, docs/adapters.md (ARGS="gymnax")
+	@$(PY) benchmarks/adapters.py $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## style, format and types
 	@bad=0; \
@@ -61,7 +65,7 @@ docs: $(VENV)/.installed  ## the tables and the figure of docs/estimators.md, co
 	@$(PY) examples/corridor_bias.py --out docs/figures/corridor_bias
 
 clean:  ## remove .venv, caches, runs and figures
-	rm -rf $(VENV) $(PEERS) .cache .hypothesis .pytest_cache .ruff_cache build dist runs figures
+	rm -rf $(VENV) $(PEERS) $(ADAPTERS) .cache .hypothesis .pytest_cache .ruff_cache build dist runs figures
 	find . -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # Each file below marks a finished installation; it is stale once the locked versions change. `.installed-dev` is
