@@ -43,7 +43,7 @@ class Adapter(NamedTuple):
 ADAPTERS = {
     # gymnax asks for gymnasium<1.4, for a wrapper that is not used here; it needs nothing of it that 1.4 lacks
     "gymnax": Adapter(
-        (("flax==0.12.8",), ("--no-deps", "gymnax==1.0.1")),
+        (("flax==0.12.8", "six==1.17.0"), ("--no-deps", "gymnax==1.0.1")),
         ("gymnax", "flax"),
         ("test_adapters.py", "test_gymnax.py"),
         "--env gymnax:CartPole-v1 --num-steps 100000",
@@ -156,8 +156,8 @@ def with_rows(page: str, rows: dict[str, str], seconds: float) -> str:
     python = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     lines = [
         "",
-        f"`make test-adapters`, the last run of each; {', '.join(rows)} in {seconds / 60:.1f} minutes, installation included where it was due.",
-        f"{python}. Returns are the means of the first and the last 20 episodes of PPO's untuned run with seed 0; speeds of a shared machine.",
+        f"Written by `make test-adapters`; {', '.join(rows)} took {seconds / 60:.1f} minutes, with installing where it was due. {python}.",
+        "Returns are means of the first and of the last 20 episodes of one run of PPO's defaults, seed 0; speeds are of a shared machine.",
         "",
         "| adapter | when | versions | tests | `policygrad train ppo …` | return | steps/s | compile s |",
         "|---|---|---|---|---|---|---|---|",

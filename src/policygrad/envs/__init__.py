@@ -15,6 +15,7 @@ processes          whether several processes should step them
 gymnasium_adapter  ids, functions, environments and vectors of Gymnasium's, in all three autoreset modes
 envpool            EnvPool's
 hosted             a world of our own in Gymnasium's form, registered with it on demand
+adapters           others' environments in JAX: gymnax, brax, …
 make               the one call
 contract           does an environment keep its contract? `policygrad.contract`, for whatever names one
 """

@@ -84,8 +84,8 @@ def source_of(env: Any, env_args: dict[str, Any] | None = None, backend: str = "
 def _of_name(name: str, env_args: dict[str, Any] | None, backend: str) -> contract.Source:
     import gymnasium
 
-    if is_foreign(name):
-        return _of_compiled(make(name, backend, env_args=env_args))
+    if is_foreign(name) and isinstance(foreign := make(name, backend, env_args=env_args), Env):
+        return _of_compiled(foreign)
     module, _, short = name.rpartition(":")
     if module:
         try:

@@ -16,7 +16,7 @@ from policygrad.errors import SpaceError, UnknownNameError
 from policygrad.spaces import Box, Dict, Discrete, Space, Tuple
 from policygrad.types import Key, PyTree
 
-INSTALL = "pip install flax, then pip install --no-deps gymnax (gymnax asks for gymnasium<1.4, policygrad for 1.4 and newer)"
+INSTALL = "pip install flax six, then pip install --no-deps gymnax (gymnax asks for gymnasium<1.4, policygrad for 1.4 and newer)"
 NEVER = 2**30
 """A limit that no episode reaches."""
 
@@ -66,9 +66,9 @@ def gymnax_env(id: str, *, time_limit: int | None = None, reward_threshold: floa
         _, _, reward, terminated, _ = env.step_env(key, state, action, unending)  # Pong's reward is 0 where its flag is set
         return after, obs, reward, terminated, False
 
-    spaces = made(name, lambda: (_space(env.observation_space(params)), _space(env.action_space(params))))
+    seen, acted = made(name, lambda: (_space(env.observation_space(params)), _space(env.action_space(params))))
     threshold = _threshold(id, limit) if reward_threshold is None else reward_threshold
-    return translated(name, *spaces, reset, advance, limit=limit, threshold=threshold)
+    return translated(name, seen, acted, reset, advance, limit=limit, threshold=threshold)
 
 
 def _arguments(env: type) -> set[str]:
