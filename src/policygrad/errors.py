@@ -30,8 +30,8 @@ class UsageError(PolicygradError, ValueError):
 class UnknownNameError(UsageError):
     """No environment, algorithm or baseline of that name."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]):
-        known = sorted(known)
+    def __init__(self, kind: str, name: object, known: Iterable[str]):
+        name, known = " ".join(str(name).split()), sorted(known)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         lowered = {k.lower(): k for k in known}
         if not near:

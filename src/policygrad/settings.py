@@ -83,7 +83,7 @@ COUNT: Range = (_whole, "a whole number of at least 1")
 SWITCH: Range = (lambda value: isinstance(value, bool), "True or False")
 FUNCTION: Range = (
     lambda value: callable(value) and not _is(value, "tree_util", "Partial") and not hasattr(value, "unroll"),
-    "a function (key, spec) -> policy, such as policies.mlp((64, 64))",
+    "a function (key, spec) -> policy, such as policies.mlp((64, 64)), or an equinox.Module of your own",
 )
 
 RANGES: dict[str, Range] = {

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from policygrad.spaces import Space
+from policygrad.spaces import Space, check_mask
 
 Array = Any
 """A JAX array, or a NumPy array on the host side."""
@@ -130,12 +130,19 @@ class Agent(NamedTuple):
 
 @dataclass(frozen=True)
 class Spec:
-    """What an algorithm must know of the environment to make its parameters: hashable, no arrays."""
+    """What an algorithm must know of the environment to make its parameters: hashable, no arrays.
+
+    Raises:
+        SpaceError: where observations have a mask that is not one of these actions.
+    """
 
     observation_space: Space
     action_space: Space
     num_envs: int
     time_limit: int | None = None  # the longest episode, in steps
+
+    def __post_init__(self) -> None:
+        check_mask(self.observation_space, self.action_space)
 
 
 class Baseline(NamedTuple):

@@ -282,7 +282,7 @@ def test_score_of_a_gaussian(sigma):
     """∇ log π(a|s) = Σ⁻¹ (a − μ) ∇μ; and ∂/∂ log σ_i = ((a_i − μ_i)/σ_i)² − 1."""
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
-        policy = policies.mlp((4,), sigma=sigma, initial_sigma=0.7)(KEY, Spec(VECTOR, PAIR, 1))
+        policy = policies.mlp((4,), sigma=sigma, initial_sigma=1.0 if sigma else 0.7)(KEY, Spec(VECTOR, PAIR, 1))
         obs, action = jnp.asarray(rng.normal(size=3)), jnp.asarray(rng.normal(size=2))
         mean = np.asarray(policy(obs).mean)
         variance = np.array(sigma or (0.7, 0.7)) ** 2

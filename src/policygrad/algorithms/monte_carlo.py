@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -56,7 +56,7 @@ def reinforce(
     memory: MemoryName = "none",
     memory_size: int = 64,
     truncate: int | None = None,
-    head: HeadName = "auto",
+    head: HeadName | Mapping[str, HeadName] = "auto",
     policy: PolicyBuilder | None = None,
 ) -> Algorithm:
     """REINFORCE: Monte-Carlo policy gradient over whole episodes.
@@ -96,7 +96,7 @@ def reinforce(
         normalize_rewards: divide rewards by the running standard deviation of discounted returns.
         hidden_sizes: widths of the policy's hidden layers; the default is a table for discrete observations and one layer
             of 64 otherwise; an empty list is a linear policy.
-        activation: of the hidden layers: tanh, relu, elu, gelu, silu, sigmoid.
+        activation: of the hidden layers: tanh, relu, leaky_relu, elu, gelu, sigmoid, silu, softplus, identity.
         initialisation: of the layers: orthogonal, xavier, lecun, torch.
         sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt (in Python also one for each
             element, or a covariance matrix).
@@ -106,7 +106,8 @@ def reinforce(
         memory: of policy and value function, each its own: none, gru, lstm.
         memory_size: width of the memory, ≥ 1.
         truncate: steps that gradients flow back through the memory at the most, ≥ 1; default is a whole rollout.
-        head: of continuous actions: auto, gaussian, state-gaussian, full-gaussian, squashed, squashed-state, beta.
+        head: of continuous actions: auto, gaussian, state-gaussian, full-gaussian, squashed, squashed-state, beta (in Python also a
+            mapping from parts of Dict actions to these).
         policy: builds the policy from a key and a Spec, instead of from the ten arguments above (those of layers, features and memory
             still shape the value function); or a Module of your own, observations -> distribution.
 

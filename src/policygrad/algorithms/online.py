@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -48,7 +48,7 @@ def actor_critic(
     memory: MemoryName = "none",
     memory_size: int = 64,
     truncate: int | None = None,
-    head: HeadName = "auto",
+    head: HeadName | Mapping[str, HeadName] = "auto",
     policy: PolicyBuilder | None = None,
 ) -> Algorithm:
     """Actor-critic, online: the TD error, or a longer mixture of them, weighs the score, and teaches the critic.
@@ -83,7 +83,7 @@ def actor_critic(
         normalize_rewards: divide rewards by the running standard deviation of discounted returns.
         hidden_sizes: widths of the hidden layers of policy and critic; the default is tables for discrete observations
             and networks of 64 64 otherwise; an empty list is linear.
-        activation: of the hidden layers: tanh, relu, elu, gelu, silu, sigmoid.
+        activation: of the hidden layers: tanh, relu, leaky_relu, elu, gelu, sigmoid, silu, softplus, identity.
         initialisation: of the layers: orthogonal, xavier, lecun, torch.
         sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt (in Python also one for each
             element, or a covariance matrix).
@@ -93,7 +93,8 @@ def actor_critic(
         memory: of policy and value function, each its own: none, gru, lstm.
         memory_size: width of the memory, ≥ 1.
         truncate: steps that gradients flow back through the memory at the most, ≥ 1; default is a whole rollout.
-        head: of continuous actions: auto, gaussian, state-gaussian, full-gaussian, squashed, squashed-state, beta.
+        head: of continuous actions: auto, gaussian, state-gaussian, full-gaussian, squashed, squashed-state, beta (in Python also a
+            mapping from parts of Dict actions to these).
         policy: builds the policy from a key and a Spec, instead of from the ten arguments above (those of layers, features and memory
             still shape the value function); or a Module of your own, observations -> distribution.
 
@@ -168,7 +169,7 @@ def a2c(
     memory: MemoryName = "none",
     memory_size: int = 64,
     truncate: int | None = None,
-    head: HeadName = "auto",
+    head: HeadName | Mapping[str, HeadName] = "auto",
     policy: PolicyBuilder | None = None,
 ) -> Algorithm:
     """Advantage actor-critic: policy and critic climb together, one step for each short rollout.
@@ -198,7 +199,7 @@ def a2c(
         normalize_rewards: divide rewards by the running standard deviation of discounted returns.
         hidden_sizes: widths of the hidden layers of policy and critic; the default is tables for discrete observations
             and networks of 64 64 otherwise; an empty list is linear.
-        activation: of the hidden layers: tanh, relu, elu, gelu, silu, sigmoid.
+        activation: of the hidden layers: tanh, relu, leaky_relu, elu, gelu, sigmoid, silu, softplus, identity.
         initialisation: of the layers: orthogonal, xavier, lecun, torch.
         sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt (in Python also one for each
             element, or a covariance matrix).
@@ -208,7 +209,8 @@ def a2c(
         memory: of policy and value function, each its own: none, gru, lstm.
         memory_size: width of the memory, ≥ 1.
         truncate: steps that gradients flow back through the memory at the most, ≥ 1; default is a whole rollout.
-        head: of continuous actions: auto, gaussian, state-gaussian, full-gaussian, squashed, squashed-state, beta.
+        head: of continuous actions: auto, gaussian, state-gaussian, full-gaussian, squashed, squashed-state, beta (in Python also a
+            mapping from parts of Dict actions to these).
         policy: builds the policy from a key and a Spec, instead of from the ten arguments above (those of layers, features and memory
             still shape the value function); or a Module of your own, observations -> distribution.
 

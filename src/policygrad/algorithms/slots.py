@@ -36,8 +36,6 @@ def policy_and_critic(
         parts: features, memory, memory_size, truncate and head, as of `policies.policy`.
         network: the policy's hidden layers where the caller gives none and its observations suggest some.
     """
-    if sigma is not None and initial_sigma != 1:
-        raise UsageError(f"initial_sigma: got {initial_sigma} with a fixed sigma of {sigma}, which is not learnt; leave one of them out")
     layers = {"hidden_sizes": hidden_sizes, "activation": activation, "initialisation": initialisation}
     suggested = policies.default(network=network, sigma=sigma, initial_sigma=initial_sigma, **layers, **parts)
     shared = {name: value for name, value in parts.items() if name != "head"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -47,7 +47,7 @@ def npg(
     memory: MemoryName = "none",
     memory_size: int = 64,
     truncate: int | None = None,
-    head: HeadName = "auto",
+    head: HeadName | Mapping[str, HeadName] = "auto",
     policy: PolicyBuilder | None = None,
 ) -> Algorithm:
     """Natural policy gradient: the direction that changes the policy, not its parameters, the least.
@@ -80,7 +80,7 @@ def npg(
         normalize_rewards: divide rewards by the running standard deviation of discounted returns.
         hidden_sizes: widths of the hidden layers of policy and critic; the default is tables for discrete observations
             and networks of 64 64 otherwise; an empty list is linear.
-        activation: of the hidden layers: tanh, relu, elu, gelu, silu, sigmoid.
+        activation: of the hidden layers: tanh, relu, leaky_relu, elu, gelu, sigmoid, silu, softplus, identity.
         initialisation: of the layers: orthogonal, xavier, lecun, torch.
         sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt (in Python also one for each
             element, or a covariance matrix).
@@ -90,7 +90,8 @@ def npg(
         memory: of policy and value function, each its own: none, gru, lstm.
         memory_size: width of the memory, ≥ 1.
         truncate: steps that gradients flow back through the memory at the most, ≥ 1; default is a whole rollout.
-        head: of continuous actions: auto, gaussian, state-gaussian, full-gaussian, squashed, squashed-state, beta.
+        head: of continuous actions: auto, gaussian, state-gaussian, full-gaussian, squashed, squashed-state, beta (in Python also a
+            mapping from parts of Dict actions to these).
         policy: builds the policy from a key and a Spec, instead of from the ten arguments above (those of layers, features and memory
             still shape the value function); or a Module of your own, observations -> distribution.
 
@@ -154,7 +155,7 @@ def trpo(
     memory: MemoryName = "none",
     memory_size: int = 64,
     truncate: int | None = None,
-    head: HeadName = "auto",
+    head: HeadName | Mapping[str, HeadName] = "auto",
     policy: PolicyBuilder | None = None,
 ) -> Algorithm:
     """Trust region policy optimisation: the natural gradient's step, shortened until the true KL and the surrogate agree.
@@ -187,7 +188,7 @@ def trpo(
         normalize_rewards: divide rewards by the running standard deviation of discounted returns.
         hidden_sizes: widths of the hidden layers of policy and critic; the default is tables for discrete observations
             and networks of 64 64 otherwise; an empty list is linear.
-        activation: of the hidden layers: tanh, relu, elu, gelu, silu, sigmoid.
+        activation: of the hidden layers: tanh, relu, leaky_relu, elu, gelu, sigmoid, silu, softplus, identity.
         initialisation: of the layers: orthogonal, xavier, lecun, torch.
         sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt (in Python also one for each
             element, or a covariance matrix).
@@ -197,7 +198,8 @@ def trpo(
         memory: of policy and value function, each its own: none, gru, lstm.
         memory_size: width of the memory, ≥ 1.
         truncate: steps that gradients flow back through the memory at the most, ≥ 1; default is a whole rollout.
-        head: of continuous actions: auto, gaussian, state-gaussian, full-gaussian, squashed, squashed-state, beta.
+        head: of continuous actions: auto, gaussian, state-gaussian, full-gaussian, squashed, squashed-state, beta (in Python also a
+            mapping from parts of Dict actions to these).
         policy: builds the policy from a key and a Spec, instead of from the ten arguments above (those of layers, features and memory
             still shape the value function); or a Module of your own, observations -> distribution.
 

@@ -66,9 +66,10 @@ def policy(
     alternative of each discrete part of the action, in order; the features do not see it.
 
     Args:
-        observation_space, action_space: Gymnasium's or policygrad's, to check the choice against at once; None leaves that to whoever
-            calls the builder.
-        features: a name of `features.FEATURES`; a function (key, space) -> features; or a Module, observations [..., *shape] -> [..., F].
+        observation_space, action_space: Gymnasium's or policygrad's, to check the choice against at once; None for both leaves that to
+            whoever calls the builder.
+        features: a name of `features.FEATURES`; a function (key, space) -> features; or a Module, observations [..., *shape] -> [..., F],
+            whose leaves are float arrays. Over others than "auto", "raw" and "joined" there are layers only where `hidden_sizes` asks.
         hidden_sizes: widths of learnt layers over the features, whatever the spaces; () for none: a policy linear in its features.
         activation: of these layers, a name of `networks.ACTIVATIONS`.
         memory: "gru" or "lstm" between the layers and the head; None for none. Layers are then (64,) where none are given.
@@ -101,9 +102,14 @@ def policy(
     >>> build(jax.random.key(0), Spec(Box.of(-1.0, 1.0, (3,)), Discrete(2), num_envs=1)).initial(5).shape
     (5, 8)
     """
+    if (observation_space is None) != (action_space is None):
+        got = "observation" if action_space is None else "action"
+        raise UsageError(f"policy: got the {got} space alone; give both spaces, or none")
     trunk = Trunk(features, hidden_sizes, activation, memory, memory_size, truncate, initialisation, network)
+    if isinstance(freeze, str):
+        raise UsageError(f"freeze: got {freeze!r}; give a tuple of parts, e.g. ({freeze!r},)")
     if unknown := [part for part in freeze if part not in PARTS]:
-        raise UnknownNameError("part of a policy", str(unknown[0]), PARTS)
+        raise UnknownNameError("part of a policy", unknown[0], PARTS)
     if "memory" in freeze and trunk.memory is None:
         raise UsageError("freeze: got 'memory' for a policy without one; leave it out")
     check_head(head)

@@ -26,6 +26,7 @@ from policygrad.policies.distributions import Distribution
 from policygrad.policies.features import Index, Polynomial, num_features
 from policygrad.policies.memory import chunks
 from policygrad.policies.networks import affine, check_network, linear_layers
+from policygrad.policies.own import Own
 from policygrad.policies.policy import along, onwards, what_is_seen
 from policygrad.policies.trunk import Trunk
 from policygrad.spaces import Box, Discrete, seen
@@ -298,6 +299,10 @@ def shared_critic(initialisation: str = "orthogonal") -> CriticBuilder:
         if policy is None:
             raise UsageError(
                 "critic: got shared_critic() for one that is fitted apart from the policy; it must climb with it: joint_value(…)"
+            )
+        if isinstance(policy.features, Own):
+            raise UsageError(
+                "critic: got shared_critic() with a policy of your own, which shows no features to share; give a critic of its own"
             )
         if not jax.tree.leaves((policy.features, policy.memory)):
             raise UsageError(

@@ -37,8 +37,8 @@ import safetensors.numpy
 from policygrad._version import __version__
 from policygrad.errors import OutputError, PolicyFileError, SpaceError, UsageError
 from policygrad.policies import critics, features, frozen, heads, memory, networks, normaliser, policy
-from policygrad.policies.distributions import Bernoulli, Categorical, Joint, MultiCategorical
-from policygrad.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple, choices, held_dtype, mapped, outline
+from policygrad.policies.policy import acts_on
+from policygrad.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple, held_dtype, mapped, outline
 
 FORMAT = 1
 MAX_BYTES = 2**31
@@ -453,12 +453,7 @@ def _trace(policy: Any) -> None:
         return action, distribution.log_prob(action), distribution
 
     action, log_prob, distribution = jax.eval_shape(act, policy, obs, resets)
-    wanted = mapped(lambda leaf: jax.ShapeDtypeStruct((2, 3, *leaf.shape), held_dtype(leaf)), actions)
-    fits = jax.tree.structure(action) == jax.tree.structure(wanted) and log_prob.shape == (2, 3)
-    fits = fits and all(a.shape == w.shape for a, w in zip(jax.tree.leaves(action), jax.tree.leaves(wanted), strict=True))
-    if isinstance(distribution, Categorical | MultiCategorical | Bernoulli | Joint):
-        fits = fits and distribution.mask_size == sum(choices(actions))
-    if not fits:
+    if not acts_on(actions, (2, 3), distribution, action, log_prob):
         raise _DamagedError(f"it does not act on {actions}")
 
 

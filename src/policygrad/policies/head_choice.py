@@ -11,6 +11,7 @@ import numpy as np
 
 from policygrad.errors import SpaceError, UnknownNameError, UsageError
 from policygrad.policies.heads import (
+    LOG_STD,
     BernoulliOf,
     BetaOf,
     CategoricalOf,
@@ -32,6 +33,8 @@ from policygrad.spaces import Box, Dict, Discrete, Leaf, MultiBinary, MultiDiscr
 Sigma = float | Sequence[float] | Sequence[Sequence[float]]
 BOUNDED = "squashed", "squashed-state", "beta"
 """Heads that need bounds."""
+STATE_DEPENDENT = "state-gaussian", "full-gaussian", "squashed-state"
+"""Heads whose σ is an output."""
 
 
 class Fixed:
@@ -52,8 +55,10 @@ class Fixed:
             raise UsageError(f"sigma: got {sigma!r}; give a standard deviation above 0, or None to learn it")
         self.full = given.ndim == 2
         if self.full:
-            if given.shape[0] != given.shape[1] or not np.isfinite(given).all() or not np.allclose(given, given.T, rtol=1e-8, atol=0):
-                raise UsageError(f"sigma: got a matrix of shape {given.shape}; a covariance must be square, symmetric and finite")
+            square = given.shape[0] == given.shape[1] and bool(np.isfinite(given).all())
+            # Symmetric but for what rounding in float32 leaves.
+            if not square or not np.allclose(given, given.T, rtol=1e-6, atol=1e-6 * np.abs(given).max()):
+                raise UsageError(f"sigma: got {given.tolist()}; a covariance must be square, symmetric and finite")
             try:
                 factor = np.linalg.cholesky(given)
             except np.linalg.LinAlgError:
@@ -72,6 +77,8 @@ class Fixed:
 def check_sigma(sigma: Sigma | None, initial_sigma: float) -> tuple[Fixed | None, float]:
     """A fixed Σ, and the σ that learning starts from, both checked."""
     _standard_deviation("initial_sigma", float(initial_sigma))
+    if sigma is not None and initial_sigma != 1:
+        raise UsageError(f"initial_sigma: got {initial_sigma} with a fixed sigma of {sigma}, which is not learnt; leave one of them out")
     return None if sigma is None else Fixed(sigma), float(initial_sigma)
 
 
@@ -119,17 +126,20 @@ def check_head(head: Any) -> None:
 
 
 def _readout(part: str, space: Space, head: Any, fixed: Fixed | None, initial_sigma: float) -> Any:
+    if isinstance(head, Mapping) and not isinstance(space, Dict):
+        raise SpaceError(f"head: got a mapping for actions {space}; it needs a Dict: give one name")
     match space:
         case Dict():
-            names = [name for name, _ in space.parts]
-            if isinstance(head, Mapping) and (unknown := [name for name in head if name not in names]):
-                raise UnknownNameError("part of the action", str(unknown[0]), names)
+            parts = dict(space.parts)
+            for name, chosen in head.items() if isinstance(head, Mapping) else ():
+                if name not in parts:
+                    raise UnknownNameError("part of the action", name, parts)
+                if chosen != "auto" and not any(isinstance(leaf, Box) for _, leaf in leaves(parts[name])):
+                    raise SpaceError(f"the head {chosen!r} needs Box actions, part [{name!r}]: got {parts[name]}; leave that part out")
             inner = [(f"{part}[{name!r}]", one, head.get(name, "auto") if isinstance(head, Mapping) else head) for name, one in space.parts]
         case Tuple():
             inner = [(f"{part}[{i}]", one, head) for i, one in enumerate(space.parts)]
         case _:
-            if isinstance(head, Mapping):
-                raise SpaceError(f"head: got a mapping for actions {space}; it needs a Dict: give one name")
             return _of_leaf(part, space, head, fixed, initial_sigma)
     flat: list[Any] = []
     for name, one, chosen in inner:
@@ -156,19 +166,28 @@ def _of_box(part: str, space: Box, head: str, fixed: Fixed | None, initial_sigma
         raise SpaceError(f"a Gaussian needs real-valued {where} got {space}; make the environment take floats or Discrete actions")
     if space.size == 0:
         raise SpaceError(f"empty action space: got {space}; there is nothing to choose")
-    if head in BOUNDED and not space.bounded:
-        raise SpaceError(f"the head {head!r} needs bounded {where} got {space}; use 'gaussian', or bound the space")
+    if head in BOUNDED:
+        if not space.bounded:
+            raise SpaceError(f"the head {head!r} needs bounded {where} got {space}; use 'gaussian', or bound the space")
+        width = np.subtract(space.high, space.low)
+        if not ((width > 0) & (width < np.finfo(np.float32).max)).all():
+            raise SpaceError(f"the head {head!r} needs low < high, less than 3e38 apart, in bounded {where} got {space}; mend the space")
     if fixed is not None:
         if head not in ("auto", "gaussian", "squashed"):
             raise SpaceError(f"sigma: got a fixed one with the head {head!r}, which learns its own; leave one of them out")
         if fixed.size not in (None, space.size):
-            got = f"a covariance of {fixed.size}" if fixed.full else f"{fixed.size} values"
-            raise SpaceError(f"a fixed sigma for {space}: got {got}; give 1, or {space.size}: one per element")
+            if fixed.full:
+                raise SpaceError(f"a fixed sigma for {space}: got a covariance of {fixed.size} elements; give one of {space.size}")
+            raise SpaceError(f"a fixed sigma for {space}: got {fixed.size} values; give 1, or {space.size}: one per element")
         base: Any = FixedGaussianOf(space.shape, fixed.values, fixed.full)
-    elif head in ("state-gaussian", "squashed-state"):
-        base = StateGaussianOf(space.shape, initial_sigma)
-    elif head == "full-gaussian":
-        base = FullGaussianOf(space.shape, initial_sigma)
+    elif head in STATE_DEPENDENT:
+        if not LOG_STD[0] < math.log(initial_sigma) < LOG_STD[1]:
+            least, most = map(math.exp, LOG_STD)
+            raise UsageError(
+                f"initial_sigma: got {initial_sigma} with the head {head!r}, whose σ is held between {least:.1e} and {most:.0f};"
+                " choose one between them"
+            )
+        base = (FullGaussianOf if head == "full-gaussian" else StateGaussianOf)(space.shape, initial_sigma)
     else:
         base = GaussianOf(jnp.full(space.shape, math.log(initial_sigma)))
     if head == "beta":

@@ -249,10 +249,8 @@ class FullGaussianOf(eqx.Module):
     def __call__(self, y: Array) -> FullGaussian:
         d = math.prod(self.shape)
         raw = _triangle(y[..., d:], d)
-        diagonal = jnp.exp(jnp.clip(jnp.diagonal(raw, axis1=-2, axis2=-1) + math.log(self.initial), *LOG_STD))
-        below = jnp.tril(raw, -1) * self.initial
-        factor = below + diagonal[..., None] * jnp.eye(d, dtype=y.dtype)
-        return FullGaussian(_shaped(y[..., :d], self.shape), factor, len(self.shape))
+        diagonal = jnp.triu(jnp.tril(jnp.exp(jnp.clip(raw + math.log(self.initial), *LOG_STD))))
+        return FullGaussian(_shaped(y[..., :d], self.shape), jnp.tril(raw, -1) * self.initial + diagonal, len(self.shape))
 
 
 class SquashedOf(eqx.Module):

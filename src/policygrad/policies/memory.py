@@ -316,7 +316,7 @@ def make_memory(kind: str, key: Key, num_inputs: int, size: int, *, truncate: in
 
 def check_memory(kind: str, size: int, truncate: int | None) -> None:
     """Raises where no memory is so called, or its numbers are out of range."""
-    if kind not in MEMORIES:
+    if not isinstance(kind, str) or kind not in MEMORIES:
         raise UnknownNameError("memory", kind, MEMORIES)
     for name, value in (("memory_size", size), ("truncate", 1 if truncate is None else truncate)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:

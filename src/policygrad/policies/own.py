@@ -1,25 +1,29 @@
 """Modules and functions of the user's own, as policies.
 
 A Module of equinox's, or a function of parameters, is written for one observation; here it is mapped over any leading axes. Whatever it
-holds beside float arrays (activations, sizes, integer arrays) is kept apart, so that only what trains is a leaf.
+holds beside float arrays (activations, sizes, numbers, integer arrays) is kept apart, so that only what trains is a leaf.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.core
+import jax.numpy as jnp
 import numpy as np
 
 from policygrad import spaces
 from policygrad.errors import SpaceError, UsageError
 from policygrad.policies.distributions import Distribution
-from policygrad.policies.policy import Policy, mask_of, what_is_seen
+from policygrad.policies.features.basic import leading
+from policygrad.policies.policy import Policy, acts_on, what_is_seen
 from policygrad.spaces import Space, has_mask, seen
-from policygrad.types import Array, Key, PyTree, Spec
+from policygrad.types import Key, PyTree, Spec
 
 
 class Own(eqx.Module):
@@ -43,11 +47,22 @@ class Own(eqx.Module):
         return eqx.combine(self.arrays, self.rest.tree)
 
     def __call__(self, obs: PyTree) -> Any:
-        first, leaf = spaces.flattened(self.space, obs)[0], spaces.leaves(self.space)[0][1]
-        lead = np.shape(first)[: np.ndim(first) - len(leaf.shape)]
-        flat = spaces.mapped(lambda one, x: jax.numpy.reshape(x, (math.prod(lead), *one.shape)), self.space, obs)
+        lead = _leading(self.space, obs)
+        flat = spaces.mapped(lambda one, x: jnp.reshape(x, (math.prod(lead), *one.shape)), self.space, obs)
         made = jax.vmap(self.module)(flat)
         return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), made)
+
+
+def _leading(space: Space, obs: PyTree) -> tuple[int, ...]:
+    """The batch axes of observations."""
+    try:
+        parts = spaces.flattened(space, obs)
+    except (TypeError, KeyError, IndexError):
+        raise SpaceError(f"observation: got {jax.tree.structure(obs)}; the policy takes those of {space}") from None
+    leads = {leading(jnp.asarray(part), leaf.shape) for part, (_, leaf) in zip(parts, spaces.leaves(space), strict=True)}
+    if len(leads) > 1:
+        raise SpaceError(f"observation: got parts of different batch axes, {sorted(leads)}; give all parts the same")
+    return leads.pop()
 
 
 class _Rest:
@@ -56,13 +71,28 @@ class _Rest:
     def __init__(self, tree: PyTree):
         self.tree = tree
         leaves, self._structure = jax.tree.flatten(tree)
-        self._leaves = tuple((leaf.shape, str(leaf.dtype), np.asarray(leaf).tobytes()) if eqx.is_array(leaf) else leaf for leaf in leaves)
+        self._leaves = tuple(map(_comparable, leaves))
 
     def __hash__(self) -> int:
         return hash((self._leaves, self._structure))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Rest) and (self._leaves, self._structure) == (other._leaves, other._structure)
+
+
+def _comparable(leaf: Any) -> Any:
+    if not eqx.is_array(leaf):
+        return type(leaf), leaf  # 1 and 1.0 and True are equal, and other programs
+    if isinstance(leaf, jax.core.Tracer):
+        raise UsageError(
+            f"policy: got an array of {leaf.dtype} that its builder computes in a traced program; make it with NumPy, or a static tuple"
+        )
+    data = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    return leaf.shape, str(leaf.dtype), np.asarray(data).tobytes()
+
+
+def _trains(leaf: Any) -> bool:
+    return eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 class Applied(eqx.Module):
@@ -100,7 +130,8 @@ def own(module: Any, params: PyTree = None) -> Callable[[Key, Spec], Policy]:
         arrays; `load(path, like=...)` needs one made the same way.
 
     Raises:
-        UsageError: for neither, or for what does not return a distribution (by the builder).
+        UsageError: for neither; by the builder, for what does not return a distribution, or holds no float array.
+        SpaceError: by the builder, for a distribution of other actions.
 
     >>> import equinox as eqx, jax.numpy as jnp
     >>> from policygrad.policies import Categorical
@@ -131,10 +162,13 @@ def wrapped(module: Any, spec: Spec) -> Any:
         return module
     if not (isinstance(module, eqx.Module) and callable(module)):
         raise UsageError(f"policy: got {type(module).__name__} from its builder; it must make a Policy, or a Module of your own")
-    space, actions = seen(spec.observation_space), spec.action_space
-    arrays, rest = eqx.partition(module, eqx.is_inexact_array)
-    policy = Policy(Own(arrays, _Rest(rest), space), _AsIs(), spec.observation_space, actions)
-    _check(policy, type(module).__name__)
+    name = getattr(module.function, "__name__", "the function") if isinstance(module, Applied) else type(module).__name__
+    arrays, rest = eqx.partition(module, _trains)
+    if not jax.tree.leaves(arrays):
+        raise UsageError(f"policy: got {name} without an array of floats, so nothing of it would train; make its parameters arrays")
+    features = Own(jax.tree.map(jnp.asarray, arrays), _Rest(rest), seen(spec.observation_space))
+    policy = Policy(features, _AsIs(), spec.observation_space, spec.action_space)
+    _check(policy, name)
     return policy
 
 
@@ -142,21 +176,22 @@ def _check(policy: Policy, name: str) -> None:
     """Traces it on three observations."""
     obs = spaces.mapped(lambda leaf: jax.ShapeDtypeStruct((3, *leaf.shape), spaces.held_dtype(leaf)), policy.observation_space)
 
-    def act(obs: PyTree) -> tuple[Any, Array]:
+    def act(obs: PyTree) -> tuple[Any, Any, Any]:
         made = policy.features(what_is_seen(obs))
         if not isinstance(made, Distribution):
-            raise UsageError(f"policy: got {type(made).__name__} from {name}; it must return a distribution of policygrad.policies")
-        if has_mask(policy.observation_space):
-            made = made.masked(mask_of(policy.observation_space, obs))  # type: ignore[attr-defined]
+            got = "an array" if eqx.is_array(made) else f"a {type(made).__name__}"
+            raise UsageError(f"policy: got {got} from {name}; it must return a distribution, such as policies.Categorical(logits)")
+        if has_mask(policy.observation_space) and not hasattr(made, "masked"):
+            raise UsageError(f"policy: got {type(made).__name__} from {name}, which has no masked(mask); observations here have a mask")
         action = made.sample(jax.random.key(0))
-        return action, made.log_prob(action)
+        return made, action, made.log_prob(action)
 
-    action, log_prob = jax.eval_shape(act, obs)
-    wanted = spaces.mapped(lambda leaf: jax.ShapeDtypeStruct((3, *leaf.shape), spaces.held_dtype(leaf)), policy.action_space)
-    fits = jax.tree.structure(action) == jax.tree.structure(wanted) and log_prob.shape == (3,)
-    if not fits or any(a.shape != w.shape for a, w in zip(jax.tree.leaves(action), jax.tree.leaves(wanted), strict=True)):
-        shapes = [leaf.shape[1:] for leaf in jax.tree.leaves(action)]
-        raise SpaceError(f"policy: got actions of shape {shapes} from {name}; they must be of {policy.action_space}")
+    made, action, log_prob = jax.eval_shape(act, obs)
+    if not acts_on(policy.action_space, (3,), made, action, log_prob):
+        shapes = ", ".join(f"{leaf.dtype}{leaf.shape[1:]}" for leaf in jax.tree.leaves(action))
+        number = f" among {made.mask_size} alternatives" if getattr(made, "mask_size", 0) else ""
+        got = f"a {type(made).__name__} of actions {shapes or '()'}{number}, log-probabilities {log_prob.shape[1:]}"
+        raise SpaceError(f"policy: got {got} from {name}; it must be one of actions of {policy.action_space}, for one observation")
 
 
 def as_builder(policy: Any) -> Any:
@@ -166,4 +201,12 @@ def as_builder(policy: Any) -> Any:
     if isinstance(policy, eqx.Module) and not hasattr(policy, "unroll"):
         return own(policy)
     make: Any = policy
+    try:
+        inspect.signature(make).bind(None, None)
+    except TypeError:
+        raise UsageError(
+            "policy: got a function that does not take (key, spec); for one of observations write policies.own(f, params)"
+        ) from None
+    except ValueError:  # a builtin that does not tell
+        pass
     return lambda key, spec: wrapped(make(key, spec), spec)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from policygrad.errors import SpaceError, UsageError
 from policygrad.policies.distributions import Distribution
 from policygrad.policies.memory import chunks, traced
-from policygrad.spaces import ALONE, MASK, Space, flattened, has_mask, leaves
+from policygrad.spaces import ALONE, MASK, Space, choices, flattened, has_mask, held_dtype, leaves, mapped
 from policygrad.types import Array, PyTree
 
 
@@ -57,7 +57,7 @@ class Policy(eqx.Module):
                 "policy(obs): got a policy with memory, which acts on all observations so far; use"
                 " carry = policy.initial(batch), then distribution, carry = policy.step(carry, obs, first) for each"
             )
-        return self.choices(self.features(what_is_seen(obs)), obs)
+        return self.choices(self.features(self._seen(obs)), obs)
 
     def initial(self, batch: int) -> PyTree:
         """The memory before the first step, [batch, …]; () without one."""
@@ -73,7 +73,7 @@ class Policy(eqx.Module):
         """
         if self.memory is None:
             return self(obs), carry
-        h, carry = self.memory.step(carry, self.features(what_is_seen(obs)), first)
+        h, carry = self.memory.step(carry, self.features(self._seen(obs)), first)
         return self.choices(h, obs), carry
 
     def unroll(self, carry: PyTree, obs: Array, resets: Array) -> tuple[Distribution, PyTree]:
@@ -93,6 +93,7 @@ class Policy(eqx.Module):
 
     def latent(self, carry: PyTree, obs: Array, resets: Array) -> tuple[Array, PyTree]:
         """What the head reads of every step of a rollout, [T, B, F], and the memory after it; arguments as `unroll`."""
+        self._seen(obs)
         h, _, after = along(self, carry, obs, resets)
         return h, after
 
@@ -109,6 +110,12 @@ class Policy(eqx.Module):
         """
         distribution = self.head(x)
         return distribution.masked(mask_of(self.observation_space, obs)) if has_mask(self.observation_space) else distribution
+
+    def _seen(self, obs: PyTree) -> PyTree:
+        """`what_is_seen`, after a look whether the mask is there: without it, parts would be taken for something else."""
+        if has_mask(self.observation_space):
+            _check_masked(self.observation_space, obs)
+        return what_is_seen(obs)
 
 
 def along(module: Any, carry: PyTree, obs: Array, resets: Array) -> tuple[Array, PyTree, PyTree]:
@@ -151,12 +158,33 @@ def mask_of(space: Any, obs: PyTree) -> Array:
     Args:
         space: of the observations, with a mask.
     """
-    if not (isinstance(obs, dict) and MASK in obs):
-        raise SpaceError(f"observation: got none with {MASK!r}; the policy takes a dict with it, as its observation space {space} says")
+    _check_masked(space, obs)
     part = space[MASK]
     rows = flattened(part, obs[MASK])
     lead = jnp.ndim(rows[0]) - len(leaves(part)[0][1].shape)
     return jnp.concatenate([jnp.reshape(leaf, (*jnp.shape(leaf)[:lead], -1)) for leaf in rows], axis=-1) != 0
+
+
+def _check_masked(space: Any, obs: PyTree) -> None:
+    if not (isinstance(obs, dict) and MASK in obs):
+        raise SpaceError(f"observation: got none with {MASK!r}; the policy takes a dict with it, as its observation space {space} says")
+
+
+def acts_on(space: Space, lead: tuple[int, ...], distribution: Any, action: PyTree, log_prob: Array) -> bool:
+    """Whether a distribution is one of actions of a space: their structure, shapes, kind of numbers, and how many alternatives they have.
+
+    Args:
+        lead: the batch axes.
+        distribution, action, log_prob: it, a sample and its log-probability, as `jax.eval_shape` gives them.
+    """
+    wanted = mapped(lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape), held_dtype(leaf)), space)
+    if jax.tree.structure(action) != jax.tree.structure(wanted) or log_prob.shape != lead:
+        return False
+    for got, one in zip(jax.tree.leaves(action), jax.tree.leaves(wanted), strict=True):
+        if got.shape != one.shape or jnp.issubdtype(got.dtype, jnp.floating) != jnp.issubdtype(one.dtype, jnp.floating):
+            return False
+    number = sum(choices(space))
+    return getattr(distribution, "mask_size", number) == number
 
 
 # ── any function of observations, as a policy with or without memory ─────────────────────────────────────────────────

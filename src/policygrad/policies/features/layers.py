@@ -35,7 +35,14 @@ def num_features(features: Any, space: Space) -> int:
         SpaceError: for features of another space. UsageError: for what does not return [..., F].
     """
     obs = spaces.mapped(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), spaces.held_dtype(leaf)), space)
-    x = jax.eval_shape(features, obs)
+    try:
+        x = jax.eval_shape(features, obs)
+    except TypeError as error:
+        what = " ".join(str(error).split())[:150]
+        raise UsageError(
+            f"features {type(features).__name__}: got a {type(error).__name__} from it for 2 observations ({what});"
+            " it must take any leading axes: [..., *shape] -> [..., F]"
+        ) from error
     if getattr(x, "ndim", None) != 2 or x.shape[0] != 2:
         got = getattr(x, "shape", type(x).__name__)
         raise UsageError(f"features: got {got} for 2 observations; they must return [..., F], batch axes first")

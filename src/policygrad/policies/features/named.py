@@ -8,6 +8,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 
 from policygrad.errors import SpaceError, UnknownNameError, UsageError
 from policygrad.policies.features.bases import fourier, polynomial, random_fourier, rbf
@@ -98,7 +99,7 @@ def build(kind: Kind, key: Key, space: Space, /, **arguments: Any) -> Any:
     if isinstance(kind, eqx.Module) and callable(kind):
         if arguments:
             raise UsageError(f"features {type(kind).__name__}: got {', '.join(arguments)} for features made already; leave them out")
-        return kind
+        return _trainable(kind, type(kind).__name__)
     if isinstance(kind, str):
         if kind not in FEATURES:
             raise UnknownNameError("features", kind, FEATURES)
@@ -115,4 +116,12 @@ def build(kind: Kind, key: Key, space: Space, /, **arguments: Any) -> Any:
     made = builder(key, space, **arguments)
     if not callable(made):
         raise UsageError(f"features {what}: got {type(made).__name__} from its builder; it must return a Module, observations -> [..., F]")
-    return made
+    return _trainable(made, what)
+
+
+def _trainable(features: Any, what: str) -> Any:
+    for leaf in jax.tree.leaves(features):
+        if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)):
+            got = f"an array of {leaf.dtype}" if hasattr(leaf, "dtype") else type(leaf).__name__
+            raise UsageError(f"features {what}: got {got} among its leaves, which train, so are float arrays; make it a static field")
+    return features
