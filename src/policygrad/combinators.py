@@ -23,7 +23,7 @@ from policygrad.gradients.off_policy import require_behaviour, require_space, re
 from policygrad.policies import Normalised
 from policygrad.policies.normaliser import Running, Statistics, merged, no_statistics, running, standardised
 from policygrad.rollout.collect import all_allowed
-from policygrad.spaces import Box, Leaf, leaves, mapped
+from policygrad.spaces import MASK, Box, Leaf, has_mask, mapped
 from policygrad.types import Agent, Algorithm, Array, Key, Params, PyTree, Rollout, Spec, unattributed
 
 
@@ -175,7 +175,10 @@ def normalise(
 
     def init(key: Key, spec: Spec) -> Agent:
         space = spec.observation_space
-        if observations and not any(_normalisable(leaf) for _, leaf in leaves(space)):
+        moving = mapped(lambda leaf: no_statistics(leaf.shape) if _normalisable(leaf) else (), space)
+        if has_mask(space):  # whatever its space says, it is no number
+            moving[MASK] = ()
+        if observations and not jax.tree.leaves(moving):
             raise SpaceError(
                 f"normalise: got observations {space}; they must be a Box of floats, or have one among their parts; or pass"
                 " observations=False to scale rewards only"
@@ -187,7 +190,7 @@ def normalise(
         fresh = spec.num_envs if algorithm.collect.kind == "steps" else algorithm.collect.count or spec.num_envs
         return agent._replace(
             normaliser=Normaliser(
-                mapped(lambda leaf: no_statistics(leaf.shape) if _normalisable(leaf) else (), space) if observations else (),
+                moving if observations else (),
                 no_statistics() if rewards else (),
                 jnp.zeros(fresh) if rewards else jnp.zeros((fresh, 0)),
                 clip,

@@ -65,8 +65,11 @@ class MultiDiscrete:
     starts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.shape is None:
-            object.__setattr__(self, "shape", (len(self.counts),))
+        object.__setattr__(self, "counts", tuple(map(int, self.counts)))
+        object.__setattr__(self, "starts", tuple(map(int, self.starts)) if any(self.starts) else ())
+        object.__setattr__(self, "shape", (len(self.counts),) if self.shape is None else tuple(map(int, self.shape)))
+        if math.prod(self.shape) != len(self.counts) or len(self.starts) not in (0, len(self.counts)):
+            raise SpaceError(f"MultiDiscrete: got {len(self.counts)} counts, {len(self.starts)} starts and shape {self.shape}; they must fit")
 
     @property
     def dtype(self) -> str:
@@ -252,7 +255,8 @@ def zeros(space: Space, *batch: int) -> Any:
 
 
 def outline(space: Space) -> Any:
-    """What makes elements of two spaces alike to a policy: kinds, names, numbers and shapes; not bounds, nor where counting starts."""
+    """What makes elements of two spaces alike to a policy: kinds, names, numbers, shapes, and whether they are bytes; not
+    bounds, nor where counting starts."""
     match space:
         case Dict():
             return "Dict", tuple((name, outline(part)) for name, part in space.parts)
@@ -262,8 +266,10 @@ def outline(space: Space) -> Any:
             return "Discrete", space.n
         case MultiDiscrete():
             return "MultiDiscrete", space.counts, space.shape
-        case _:
-            return type(space).__name__, space.shape
+        case MultiBinary():
+            return "MultiBinary", space.shape
+        case Box():
+            return "Box", space.shape, str(held_dtype(space))
 
 
 def counted_from_zero(space: Space) -> Space:
@@ -279,6 +285,16 @@ def counted_from_zero(space: Space) -> Space:
             return replace(space, starts=())
         case _:
             return space
+
+
+def start_of(space: Leaf) -> Any:
+    """Where the integers of a leaf start to count outside policygrad: a number, or an array of its shape; 0 of other leaves."""
+    match space:
+        case Discrete():
+            return space.start
+        case MultiDiscrete() if space.starts:
+            return space.start_array
+    return 0
 
 
 MASK = "action_mask"
@@ -355,9 +371,7 @@ def from_gymnasium(space: Any, role: str = "space", part: str = "") -> Space:
         case kinds.Discrete():
             return Discrete(int(space.n), int(space.start))
         case kinds.MultiDiscrete():
-            starts = tuple(map(int, np.ravel(space.start)))
-            counts = tuple(map(int, np.ravel(space.nvec)))
-            return MultiDiscrete(counts, tuple(map(int, np.shape(space.nvec))), starts if any(starts) else ())
+            return MultiDiscrete(tuple(np.ravel(space.nvec)), np.shape(space.nvec), tuple(np.ravel(space.start)))
         case kinds.MultiBinary():
             return MultiBinary(tuple(map(int, space.shape)))
         case kinds.Box():

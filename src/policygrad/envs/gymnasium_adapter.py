@@ -17,7 +17,7 @@ import numpy as np
 from policygrad.envs.processes import WORKERS_PAY, Parts, StepCost, step_cost, valid_action
 from policygrad.envs.vector_adapter import VectorAdapter, check_masks, check_values
 from policygrad.errors import SpaceError, UnknownNameError, UsageError
-from policygrad.spaces import MASK, Box, Discrete, Leaf, MultiDiscrete, Space, check_mask, choices, from_gymnasium, has_mask, leaves, mapped
+from policygrad.spaces import MASK, Box, Space, check_mask, choices, from_gymnasium, has_mask, leaves, mapped, start_of
 from policygrad.vectors.in_turn import InTurn
 from policygrad.vectors.layout import Layout, ShapeError
 from policygrad.vectors.masks import flat_mask, mask_in_observation
@@ -110,11 +110,7 @@ def _preflight(name: str, env: Any, observation_space: Space, action_space: Spac
         except ShapeError as error:
             raise EnvironmentCheckError(f"environment {name}, {where}: {error}") from None
 
-        def counted(space: Leaf, leaf: np.ndarray) -> np.ndarray:
-            start = space.start if isinstance(space, Discrete) else space.start_array if isinstance(space, MultiDiscrete) else 0
-            return (leaf - start)[None] if np.any(start) else leaf[None]
-
-        seen = mapped(counted, observation_space, layout.batch(arrays))
+        seen = mapped(lambda space, leaf: (leaf - start_of(space))[None], observation_space, layout.batch(arrays))
         alone = np.ones((1, 1), bool)
         wrong = check_values(observation_space, seen, alone)
         if not wrong and acted_on:
@@ -376,7 +372,7 @@ def _vector_of(single: Callable[[], Any], num_envs: int, vectorization: str, aut
         if os.getpid() != main:
             # Ctrl-C goes to every process of a terminal. It ends the run, in order; a worker that dies of it would not.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        return _keeping_last(single()) if mode is AutoresetMode.SAME_STEP else single()
+        return single()
 
     if vectorization == "async":
         # Never fork: a forked child of a process that runs JAX can hang.
@@ -391,16 +387,3 @@ def _parts_of(single: Callable[[], Any], probe: Any, vectorization: str, autores
     if vectorization not in ("sync", "async") or autoreset != "same-step":
         return None
     return Parts(single, probe.observation_space, probe.action_space)
-
-
-def _keeping_last(env: Any) -> Any:
-    """`env` with the last observation of an episode copied: in SAME_STEP, Gymnasium resets before it is read, which would
-    overwrite that of an environment that returns the same buffer each time."""
-    import gymnasium
-
-    class KeepingLast(gymnasium.Wrapper):
-        def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-            obs, reward, terminated, truncated, info = self.env.step(action)
-            return np.array(obs) if terminated or truncated else obs, reward, terminated, truncated, info
-
-    return KeepingLast(env)

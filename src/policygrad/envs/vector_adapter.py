@@ -33,11 +33,12 @@ from policygrad.spaces import (
     Space,
     choices,
     flattened,
+    has_mask,
     held_dtype,
     leaves,
-    mapped,
+    start_of,
 )
-from policygrad.vectors.layout import ShapeError
+from policygrad.vectors.layout import Layout, ShapeError
 from policygrad.vectors.side_by_side import WorkerError
 from policygrad.vectors.single import first_line
 
@@ -67,7 +68,11 @@ def env_seeds(seed: int, num_envs: int, reset: int = 0) -> list[int]:
 
 
 class VectorAdapter:
-    """Steps a Gymnasium `VectorEnv` of any autoreset mode."""
+    """Steps a Gymnasium `VectorEnv` of any autoreset mode.
+
+    Attributes:
+        resetting: [B] bool, environments that the next step only resets.
+    """
 
     def __init__(self, env: GymnasiumEnv, vector: Any, seed: int, owned: bool = True):
         from gymnasium.vector import AutoresetMode
@@ -82,8 +87,11 @@ class VectorAdapter:
         self._has_workers = hasattr(vector, "processes")
         # An environment of vectorised arithmetic takes one seed for all of its rows.
         self._takes_list = hasattr(getattr(vector, "unwrapped", vector), "env_fns")
-        self._resetting = np.zeros(self.num_envs, bool)
-        self._actions = mapped(_Action, env.action_space, vector.single_action_space)
+        self.resetting = np.zeros(self.num_envs, bool)
+        self._seen, self._taken = Layout(vector.single_observation_space), Layout(vector.single_action_space)
+        self._observations = [_Observation(name, leaf) for name, leaf in leaves(env.observation_space)]
+        actions = zip(leaves(env.action_space), self._taken.spaces, strict=True)
+        self._actions = [_Action(leaf, theirs) for (_, leaf), theirs in actions]
         self._all = np.ones(self.num_envs, bool)
         self._clock = 0
 
@@ -100,11 +108,16 @@ class VectorAdapter:
         self._resets += 1
         try:
             with self._quiet():
-                raw_obs, _ = self.vector.reset(seed=seeds if self._takes_list else seeds[0])
+                raw_obs, info = self.vector.reset(seed=seeds if self._takes_list else seeds[0])
             obs = self._observation(raw_obs, self.num_envs)
         except Exception as error:
             raise self._failure("reset", error) from error
-        self._resetting[:] = False
+        if isinstance(info, dict) and MASK in info and not has_mask(self.env.observation_space):
+            raise UsageError(
+                f"{self.env.name}: got info[{MASK!r}] from a ready vector, where it is not read; pass an id or a function that makes one"
+                " environment, or a vector whose observations hold the mask"
+            )
+        self.resetting = np.zeros(self.num_envs, bool)
         return obs
 
     def step(self, action: Any) -> HostStep:
@@ -114,7 +127,8 @@ class VectorAdapter:
             action: [B, …] as sampled: those of a box are clipped into it; discrete ones count from 0.
         """
         self._clock += 1
-        action = mapped(lambda _, translate, leaf: translate(leaf), self.env.action_space, self._actions, action)
+        given = self._taken.leaves(action)
+        action = self._taken.batch([translate(leaf) for translate, leaf in zip(self._actions, given, strict=True)])
         try:
             with self._quiet():
                 raw_obs, reward, terminated, truncated, info = self.vector.step(action)
@@ -124,16 +138,16 @@ class VectorAdapter:
             ended = terminated | truncated
             valid = self._all
             if self.mode is self._modes.NEXT_STEP:
-                valid = ~self._resetting
-                if self._resetting.any():
-                    next_obs = self._copy(obs)
-                    for leaf in flattened(self.env.observation_space, next_obs):
-                        leaf[self._resetting] = 0
-                self._resetting = ended
+                valid = ~self.resetting
+                if self.resetting.any():
+                    next_obs = self._seen.copied(obs)
+                    for leaf in self._seen.leaves(next_obs):
+                        leaf[self.resetting] = 0
+                self.resetting = ended
             elif ended.any():
                 if self.mode is self._modes.SAME_STEP:
                     final = info["final_obs"] if "final_obs" in info else info["final_observation"]
-                    next_obs = self._copy(obs)
+                    next_obs = self._seen.copied(obs)
                     for index in np.flatnonzero(ended):
                         self._put(next_obs, int(index), final)
                 else:
@@ -163,43 +177,27 @@ class VectorAdapter:
         return warnings.catch_warnings(action="ignore") if self._has_workers else _NOTHING
 
     def _observation(self, obs: Any, *batch: int) -> Any:
-        def one(space: Leaf, leaf: Any) -> np.ndarray:
-            leaf = np.asarray(leaf)
-            if leaf.shape != (*batch, *space.shape):
-                raise ValueError(f"got an observation of shape {leaf.shape}, not {(*batch, *space.shape)}")
-            if isinstance(space, Discrete) and space.start:
-                leaf = leaf - space.start
-            if isinstance(space, MultiDiscrete) and space.starts:
-                leaf = leaf - space.start_array
-            # A copy where none would be made: a vector may hand out the buffer that its next step overwrites.
-            return leaf.astype(held_dtype(space))
-
-        return mapped(one, self.env.observation_space, obs)
-
-    def _copy(self, obs: Any) -> Any:
-        return mapped(lambda _, leaf: leaf.copy(), self.env.observation_space, obs)
+        return self._seen.batch([one(leaf, batch) for one, leaf in zip(self._observations, self._seen.leaves(obs), strict=True)])
 
     def _put(self, obs: Any, index: int, final: Any) -> None:
-        """Writes a true last observation, of which Gymnasium's vectors make an array of objects, or a dict of arrays."""
-        space = self.env.observation_space
-        if isinstance(space, Dict) and isinstance(final, dict) and set(final) >= {name for name, _ in space.parts}:
-            one = mapped(lambda _, leaf: leaf[index], space, final)
-        else:
-            one = final[index]
-        for into, leaf in zip(flattened(space, obs), flattened(space, self._observation(one)), strict=True):
+        """Writes a true last observation, of which Gymnasium's vectors make an array of objects, or arrays in the structure of the parts."""
+        by_part = isinstance(final, tuple) or (isinstance(final, dict) and index not in final)
+        one = self._observation(self._seen.at(final, index) if by_part else final[index])
+        for into, leaf in zip(self._seen.leaves(obs), self._seen.leaves(one), strict=True):
             into[index] = leaf
 
     def _failure(self, what: str, error: Exception) -> EnvError:
         where = f"at vector step {self._clock}" if what == "step" else "at reset"
-        shape = getattr(self.env.observation_space, "shape", None)
         # Of observations that do not fit together NumPy says only that; what the environments returned says which.
         for index, obs in enumerate(getattr(getattr(self.vector, "unwrapped", None), "_env_obs", ())):
-            if shape is not None and obs is not None and np.shape(obs) != shape:
-                return EnvError(
-                    f"environment {self.env.name}, copy {index}, {where}: got an observation of shape {np.shape(obs)}, its space"
-                    f" says {shape}; correct the environment or its observation_space"
-                )
-        if isinstance(error, EOFError | ConnectionError):
+            try:
+                if obs is not None:
+                    self._seen.put(self._seen.empty(1), 0, obs)
+            except ShapeError as wrong:
+                return EnvError(f"environment {self.env.name}, copy {index}, {where}: {wrong}")
+            except Exception:  # what is no array at all: the error itself tells
+                break
+        if self._has_workers and isinstance(error, EOFError | ConnectionError):
             return EnvError(f"environment {self.env.name}, {where}: a worker process died; look for what killed it (memory?)")
         at = getattr(self.vector, "at", None)
         copy = "" if at is None else f", copy {at},"
@@ -214,6 +212,28 @@ class VectorAdapter:
         )
 
 
+class _Observation:
+    """Translates one leaf of what environments give, [*batch, …], into what policies see.
+
+    Args:
+        name: of the part, "" for the only one; space: ours.
+    """
+
+    def __init__(self, name: str, space: Leaf):
+        self._where = f" in part {name}" if name else ""
+        self._shape, self._dtype, start = space.shape, held_dtype(space), start_of(space)
+        self._start = start if np.any(start) else None
+
+    def __call__(self, leaf: Any, batch: tuple[int, ...]) -> np.ndarray:
+        leaf = np.asarray(leaf)
+        if leaf.shape != (*batch, *self._shape):
+            raise ValueError(f"got an observation of shape {leaf.shape}{self._where}, not {(*batch, *self._shape)}")
+        if self._start is not None:
+            leaf = leaf - self._start
+        # A copy where none would be made: a vector may hand out the buffer that its next step overwrites.
+        return leaf.astype(self._dtype)
+
+
 class _Action:
     """Translates sampled actions of one leaf, [B, …], into what environments take.
 
@@ -224,8 +244,8 @@ class _Action:
     def __init__(self, space: Leaf, theirs: Any):
         self._dtype = theirs.dtype
         self._bounds = (theirs.low, theirs.high) if isinstance(space, Box) else None
-        start = space.start if isinstance(space, Discrete) else space.start_array if isinstance(space, MultiDiscrete) else 0
-        self._start = start if np.any(start) else None
+        start = start_of(space)
+        self._start = np.asarray(start, self._dtype) if np.any(start) else None
 
     def __call__(self, action: np.ndarray) -> np.ndarray:
         action = np.asarray(action).astype(self._dtype)  # always a copy: an environment may write into what it gets
@@ -266,6 +286,8 @@ def _check_leaf(name: str, space: Leaf, obs: np.ndarray, valid: np.ndarray) -> W
         bad = (obs < 0) | (obs >= np.array(space.counts).reshape(space.shape))
     elif isinstance(space, MultiBinary):
         bad = (obs != 0) & (obs != 1)
+    elif obs.dtype == np.uint8 and space.low_array.max(initial=0) <= 0 and space.high_array.min(initial=255) >= 255:
+        return None  # bytes can be nothing else, and images are many of them
     else:
         finite = np.isfinite(obs)
         bad, what = ~finite, "is not finite, in"

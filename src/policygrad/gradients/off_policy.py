@@ -14,8 +14,9 @@ import numpy as np
 
 from policygrad.errors import SpaceError, UsageError
 from policygrad.gradients.weights import Weight, effective_sample_size, per_decision
+from policygrad.policies import initial_carry
 from policygrad.spaces import Discrete, Leaf, MultiBinary, MultiDiscrete, Space, flattened, leaves
-from policygrad.types import Array, Rollout
+from policygrad.types import Array, PyTree, Rollout
 
 SMALLEST_SHARE = 0.1
 """Of the sample: a smaller effective one is warned about."""
@@ -80,7 +81,7 @@ def off_policy_value(policy: Any, rollout: Rollout, *, discount: float, weight: 
     with jax.enable_x64(True):
         # In float64, also of a policy whose parameters are float32.
         wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, policy)
-        log_prob = np.asarray(_log_prob(wide, rollout.carry, rollout.obs, rollout.action, rollout.time), np.float64)
+        log_prob = np.asarray(_log_prob(wide, rollout.obs, rollout.action, rollout.time), np.float64)
     _refuse(np.isnan(log_prob) | (log_prob == np.inf), rollout, "policy: its log π(a|o)", log_prob, "pass a policy for these spaces")
     mask = np.asarray(rollout.mask) > 0
     log_ratios = np.where(mask, log_prob - np.where(mask, rollout.log_prob, 0), 0)
@@ -113,7 +114,9 @@ def estimate(weight: Weight, log_ratios: Array, rollout: Rollout, discount: Arra
 
 
 @jax.jit
-def _log_prob(policy: Any, carry: Any, obs: Array, action: Array, time: Array) -> Array:
+def _log_prob(policy: Any, obs: PyTree, action: PyTree, time: Array) -> Array:
+    # Its own memory of these whole episodes, in one piece: the recorded one is another policy's.
+    carry = jax.tree.map(lambda leaf: leaf[None], initial_carry(policy, time.shape[1]))
     distribution, _ = policy.unroll(carry, obs, time == 0)
     return distribution.log_prob(action)
 
@@ -145,6 +148,8 @@ def require_space(what: str, values: Any, mask: Any, space: Space) -> None:
     except (KeyError, IndexError, TypeError):
         raise SpaceError(f"{what}: got {type(values).__name__} where {space} belongs; {fix}") from None
     for (_, leaf), part in zip(leaves(space), parts, strict=True):
+        if isinstance(part, dict | tuple):
+            raise SpaceError(f"{what}: got a {type(part).__name__} where {leaf} belongs; {fix}")
         part = np.asarray(part)
         if part.shape[2:] != leaf.shape:
             raise SpaceError(f"{what}: got shape {part.shape[2:]} where {leaf} belongs; {fix}")

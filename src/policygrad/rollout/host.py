@@ -263,7 +263,11 @@ class HostCollector:
         try:
             made = self.vector.step(action)
         except EnvError:
-            self._check(buffers.filled())  # a NaN that the policy was fed is the better explanation
+            # A NaN that the policy was fed, or a mask that left it no action, is the better explanation.
+            nothing = np.zeros(self.num_envs, np.float32)
+            acted = ~self.vector.resetting if wanted is None else wanted & ~self.vector.resetting
+            buffers.append((obs, action, nothing, nothing > 0, nothing > 0, obs, acted))
+            self._check(buffers.filled())
             raise
         if buffers.full:
             self._check(buffers.filled())  # an environment that returns NaN may never end an episode

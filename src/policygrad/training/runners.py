@@ -297,9 +297,10 @@ class CompiledRunner(_Runner):
         collect = jax.jit(lambda agent, key, env: self._collector.collect(self.algorithm.acting(agent), key, env)[1])
         rollout = collect(state.agent, collect_key, state.env)
 
-        def fault(row: int, column: int, what: str) -> EnvError:
+        def fault(row: int, column: int, what: str, after: bool) -> EnvError:
+            step = int(np.asarray(rollout.time)[row, column]) + after
             return EnvError(
-                f"environment {self.env.name}, copy {column}, step {int(np.asarray(rollout.time)[row, column]) + 1} of its episode"
+                f"environment {self.env.name}, copy {column}, step {step} of its episode"
                 f" (seed {self.seed}, update {iteration} at {steps:,} steps): {what}; correct the environment"
             )
 
@@ -312,11 +313,11 @@ class CompiledRunner(_Runner):
                     what = {"obs": "observation", "reward": "reward", "next_obs": "next observation"}[name]
                     part = f", part {jax.tree_util.keystr(path)}," if path else ""
                     shown = np.array2string(values[row, column], threshold=6, precision=4)
-                    return fault(row, column, f"the {what}{part} is {shown}, not finite")
+                    return fault(row, column, f"the {what}{part} is {shown}, not finite", name != "obs")
         seen = jax.tree.map(np.asarray, rollout.obs)
         wrong = check_masks(self.env.observation_space, self.env.action_space, seen, np.asarray(rollout.mask) > 0)
         if wrong:
-            return fault(*wrong)
+            return fault(*wrong, False)
         return diverged(self.algorithm, self.env, self.seed, iteration, steps)
 
     def close(self) -> None:

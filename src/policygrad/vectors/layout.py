@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,15 +24,23 @@ class Layout:
 
     Attributes:
         alone: the space is a leaf itself: a batch of its elements is one array.
+        spaces, names, shapes, dtypes: of the leaves.
     """
 
     def __init__(self, space: Any):
-        found = _leaves(space, "")
+        import gymnasium
+
+        found = _leaves(space, ())
         self.space = space
-        self.alone = len(found) == 1 and found[0][0] == ""
-        self.names = [name for name, _ in found]
+        self.alone = found[0][0] == ()
+        self.spaces = [leaf for _, leaf in found]
+        self.names = [_name(path) for path, _ in found]
         self.shapes: list[tuple[int, ...]] = [tuple(leaf.shape) for _, leaf in found]
         self.dtypes = [np.dtype(leaf.dtype) for _, leaf in found]
+        self._paths = [path for path, _ in found]
+        self._joined = _joiner(space)
+        # An element without axes is a number where it is Discrete, as Gymnasium's samples are, and else an array all the same.
+        self._index = [(...,) if leaf.shape == () and not isinstance(leaf, gymnasium.spaces.Discrete) else () for _, leaf in found]
 
     def empty(self, count: int) -> list[np.ndarray]:
         """Arrays [count, …] for so many elements, one for each leaf."""
@@ -42,40 +52,63 @@ class Layout:
         Raises:
             ShapeError: it is not of the space's make.
         """
-        if self.alone:
-            shape = self.shapes[0]
-            if getattr(element, "shape", None) != shape:
-                element = np.asarray(element)
-                if element.shape != shape:
-                    raise ShapeError(_wrong("", element.shape, shape))
-            arrays[0][index] = element
+        if self.alone and getattr(element, "shape", None) == self.shapes[0]:
+            arrays[0][index] = element  # the way of most environments, at every step of each
             return
-        for array, leaf, name, shape in zip(arrays, self._split(element), self.names, self.shapes, strict=True):
+        for array, leaf, name, shape in zip(arrays, self.leaves(element), self.names, self.shapes, strict=True):
             leaf = np.asarray(leaf)
             if leaf.shape != shape:
-                raise ShapeError(_wrong(f" in its part {name}", leaf.shape, shape))
+                where = f" in its part {name}" if name else ""
+                raise ShapeError(
+                    f"got an observation of shape {leaf.shape}{where}, its space says {shape};"
+                    " correct the environment or its observation_space"
+                )
             array[index] = leaf
 
     def batch(self, arrays: Sequence[Any]) -> Any:
         """Arrays [B, …] as a batch of elements: a dict or tuple of them, or the array of a leaf."""
-        return _joined(self.space, iter(arrays))
+        return arrays[0] if self.alone else self._joined(iter(arrays))
 
     def copied(self, element: Any) -> Any:
-        """A copy of one element: an environment may return the same buffer each time."""
-        return np.array(element) if self.alone else _joined(self.space, iter([np.array(leaf) for leaf in self._split(element)]))
+        """A copy of an element, or of a batch: whoever made it may return the same buffer each time."""
+        return self.batch([np.array(leaf) for leaf in self.leaves(element)])
 
-    def at(self, batch: Any, index: Any) -> Any:
+    def at(self, batch: Any, index: int) -> Any:
         """One element of a batch."""
-        return batch[index] if self.alone else _joined(self.space, iter([leaf[index] for leaf in self._split(batch)]))
+        if self.alone and not self._index[0]:
+            return batch[index]
+        return self.batch([leaf[(index, *rest)] for leaf, rest in zip(self.leaves(batch), self._index, strict=True)])
 
-    def leaves(self, batch: Any) -> list[Any]:
-        """The arrays of a batch, one for each leaf."""
-        return [batch] if self.alone else self._split(batch)
+    def leaves(self, element: Any) -> list[Any]:
+        """The leaves of an element, or of a batch of them.
 
-    def _split(self, element: Any) -> list[Any]:
-        result: list[Any] = []
-        _split(self.space, element, "", result)
-        return result
+        Raises:
+            ShapeError: a part is missing.
+        """
+        if self.alone:
+            return [element]
+        try:
+            return [functools.reduce(operator.getitem, path, element) for path in self._paths]
+        except (KeyError, IndexError, TypeError):
+            raise ShapeError(self._missing(element)) from None
+
+    def _missing(self, element: Any) -> str:
+        """Which part an element lacks."""
+        for path in self._paths:
+            inner = element
+            for depth, key in enumerate(path):
+                try:
+                    inner = inner[key]
+                except (KeyError, IndexError, TypeError):
+                    where = f" in its part {_name(path[:depth])}" if depth else ""
+                    got = f"keys {sorted(map(str, inner))}" if isinstance(inner, dict) else f"a {type(inner).__name__}"
+                    return f"got an observation with {got}{where}, its space has a part {key!r}; return every part"
+        return "got an observation that cannot be read twice; return a dict or tuple of arrays"
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    """As `spaces.leaves` names parts: "['arm'][0]"."""
+    return "".join(f"[{key!r}]" for key in path)
 
 
 def _parts(space: Any) -> list[tuple[Any, Any]] | None:
@@ -89,35 +122,20 @@ def _parts(space: Any) -> list[tuple[Any, Any]] | None:
     return None
 
 
-def _leaves(space: Any, name: str) -> list[tuple[str, Any]]:
+def _leaves(space: Any, path: tuple[Any, ...]) -> list[tuple[tuple[Any, ...], Any]]:
+    """(the keys that lead to it, the leaf) in order."""
     parts = _parts(space)
     if parts is None:
-        return [(name, space)]
-    return [leaf for key, part in parts for leaf in _leaves(part, f"{name}[{key!r}]")]
+        return [(path, space)]
+    return [leaf for key, part in parts for leaf in _leaves(part, (*path, key))]
 
 
-def _split(space: Any, element: Any, name: str, result: list[Any]) -> None:
+def _joiner(space: Any) -> Callable[[Iterator[Any]], Any]:
+    """What makes an element of its leaves, taken one after the other."""
     parts = _parts(space)
     if parts is None:
-        result.append(element)
-        return
-    for key, part in parts:
-        try:
-            inner = element[key]
-        except (KeyError, IndexError, TypeError):
-            where = f" in its part {name}" if name else ""
-            got = f"keys {sorted(map(str, element))}" if isinstance(element, dict) else f"a {type(element).__name__}"
-            raise ShapeError(f"got an observation with {got}{where}, its space has a part {key!r}; return every part") from None
-        _split(part, inner, f"{name}[{key!r}]", result)
-
-
-def _joined(space: Any, arrays: Any) -> Any:
-    parts = _parts(space)
-    if parts is None:
-        return next(arrays)
-    joined = [(key, _joined(part, arrays)) for key, part in parts]
-    return tuple(value for _, value in joined) if isinstance(joined[0][0], int) else dict(joined)
-
-
-def _wrong(where: str, got: tuple[int, ...], expected: tuple[int, ...]) -> str:
-    return f"got an observation of shape {got}{where}, its space says {expected}; correct the environment or its observation_space"
+        return next
+    inner = [(key, _joiner(part)) for key, part in parts]
+    if isinstance(inner[0][0], int):
+        return lambda leaves: tuple(join(leaves) for _, join in inner)
+    return lambda leaves: {key: join(leaves) for key, join in inner}

@@ -57,6 +57,6 @@ def flat_mask(mask: Any) -> np.ndarray:
         return np.zeros(0, np.int8)
     if isinstance(mask, dict):
         mask = tuple(mask[name] for name in sorted(mask))
-    if isinstance(mask, tuple | list) and any(np.ndim(part) > 0 or isinstance(part, dict) or part is None for part in mask):
-        return np.concatenate([flat_mask(part) for part in mask]) if mask else np.zeros(0, np.int8)
+    if isinstance(mask, tuple | list) and any(part is None or np.iterable(part) for part in mask):
+        return np.concatenate([flat_mask(part) for part in mask])
     return np.asarray(mask).ravel().astype(np.int8)
