@@ -165,6 +165,23 @@ def zoo(repeats: int) -> Rates:
     return runs(lambda: pg.ppo(**ZOO), 65_536, repeats, arithmetic(4, 2, 20), num_envs=8, backend="gymnasium")
 
 
+def gru(repeats: int) -> Rates:
+    """The peers' settings with a memory of 64 units; it and the critic's are a network's hidden layers here."""
+    import policygrad as pg
+
+    memory = {"memory": "gru", "memory_size": 64, "hidden_sizes": ()}
+    return runs(lambda: pg.ppo(**{**PEERS, **memory}), 2**17, repeats, num_envs=64, backend="compiled")
+
+
+def recurrent(repeats: int) -> Rates:
+    """CartPole without velocities on Gymnasium, policy and critic with an LSTM each and two layers of 64."""
+    import policygrad as pg
+
+    memory = {"memory": "lstm", "memory_size": 64, "hidden_sizes": (64, 64)}
+    settings = {**PEERS, **memory, "learning_rate": 3e-4}
+    return runs(lambda: pg.ppo(**settings), 20_480, repeats, env="PositionOnlyCartPole-v0", num_envs=8, backend="gymnasium")
+
+
 def cheetah(num_envs: int) -> Callable[[int], Rates]:
     """MuJoCo's HalfCheetah."""
 
@@ -191,6 +208,8 @@ ROWS: dict[str, tuple[str, Callable[[int], Rates]]] = {
     "reinforce-gymnasium": ("REINFORCE, 8 envs, one layer of 128, Gymnasium", reinforce(8, 100_000, "gymnasium")),
     "trpo": ("TRPO, 8 envs", trpo),
     "zoo": ("PPO with the zoo's settings, 8 envs, Gymnasium", zoo),
+    "ppo-gru": ("PPO with a GRU of 64, 64 envs", gru),
+    "recurrent": ("PPO with an LSTM of 64, CartPole without velocities, 8 envs, Gymnasium", recurrent),
     "cheetah-1": ("PPO, HalfCheetah-v5, 1 env, Gymnasium", cheetah(1)),
     "cheetah-8": ("PPO, HalfCheetah-v5, 8 envs, Gymnasium", cheetah(8)),
 }

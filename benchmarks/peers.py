@@ -25,12 +25,14 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 THEIRS = HERE.parent / ".venv-peers" / "bin" / "python"
 REJAX, SB3 = HERE / "peers" / "rejax_ppo.py", HERE / "peers" / "sb3_ppo.py"
+RECURRENT = HERE / "peers" / "sb3_recurrent_ppo.py"
 ROWS: dict[str, list[Any]] = {
     "ppo-4": [REJAX, 4, 2**17],
     "ppo-64": [REJAX, 64, 2**19],
     "ppo-512": [REJAX, 512, 2**19],
     "ppo-seeds": [REJAX, 4, 2**14, 16],
     "zoo": [SB3, "cartpole", 0],
+    "recurrent": [RECURRENT],
     "cheetah-1": [SB3, "cheetah", 1],
     "cheetah-8": [SB3, "cheetah", 8],
 }
