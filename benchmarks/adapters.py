@@ -46,14 +46,14 @@ ADAPTERS = {
         (("flax==0.12.8", "six==1.17.0"), ("--no-deps", "gymnax==1.0.1")),
         ("gymnax", "flax"),
         ("test_adapters.py", "test_gymnax.py"),
-        "--env gymnax:CartPole-v1 --num-steps 100000",
+        "--env gymnax:CartPole-v1 --num-steps 200000",
         200,
     ),
     "functional": Adapter(
         (("flax==0.12.8",),),
         ("flax",),
         ("test_adapters.py", "test_functional.py"),
-        "--env functional:phys2d/CartPole-v1 --num-steps 100000",
+        "--env functional:phys2d/CartPole-v1 --num-steps 200000",
         200,
     ),
     "brax": Adapter(
@@ -74,7 +74,7 @@ ADAPTERS = {
         (("envpool==1.2.5",),),
         ("envpool",),
         ("test_envpool.py",),
-        "--env CartPole-v1 --vectorization envpool --num-steps 100000",
+        "--env CartPole-v1 --vectorization envpool --num-steps 200000",
         200,
     ),
 }
