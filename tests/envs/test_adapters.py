@@ -472,7 +472,7 @@ def test_misuse_of_brax_and_playground_is_one_line() -> None:
 # ── names ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 MISSING = [
-    ("gymnax:CartPole-v1", "gymnax", r"; pip install flax six, then pip install --no-deps gymnax \([^\n]*\)"),
+    ("gymnax:CartPole-v1", "gymnax", r"; pip install flax seaborn six, then pip install --no-deps gymnax \([^\n]*\)"),
     ("brax:ant", "brax.envs", "; pip install brax"),
     ("playground:CartpoleBalance", "mujoco_playground", "; pip install playground"),
     ("functional:phys2d/CartPole-v1", "flax", "; Gymnasium's own functional environments need flax: pip install flax"),

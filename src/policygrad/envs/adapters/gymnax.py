@@ -16,7 +16,7 @@ from policygrad.errors import SpaceError, UnknownNameError
 from policygrad.spaces import Box, Dict, Discrete, Space, Tuple
 from policygrad.types import Key, PyTree
 
-INSTALL = "pip install flax six, then pip install --no-deps gymnax (gymnax asks for gymnasium<1.4, policygrad for 1.4 and newer)"
+INSTALL = "pip install flax seaborn six, then pip install --no-deps gymnax (gymnax asks for gymnasium<1.4, policygrad for 1.4 and newer)"
 NEVER = 2**30
 """A limit that no episode reaches."""
 
