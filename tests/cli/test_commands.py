@@ -22,6 +22,9 @@ from policygrad.cli.options import recipe_options
 from policygrad.cli.output import evaluation_text, number, run_text, to_json
 from policygrad.cli.train_request import RUN_OPTIONS, train_request
 from policygrad.envs.finite_worlds import WORLDS
+from policygrad.policies import GRU
+from policygrad.policies.features import Fourier
+from policygrad.policies.heads import SquashedOf
 from policygrad.training.result import Run, SeedResult
 
 RESULT_KEYS = [
@@ -206,6 +209,25 @@ def test_a_runs_own_config_makes_the_run_again(capsys, no_figures, run_dir):
     assert [(run_dir / f"policy_{s}.safetensors").read_bytes() == Path(f"again/policy_{s}.safetensors").read_bytes() for s in (0, 1)] == [
         True
     ] * 2
+
+
+def test_a_policy_is_made_of_flags_and_of_the_config_that_they_leave(capsys, no_figures):
+    parts = "--features fourier --memory gru --memory-size 8 --truncate 16 --head squashed"
+    words = f"train ppo --env Pendulum-v1 --num-envs 2 --num-steps 64 --rollout-length 32 --epochs 1 --minibatches 1 {parts} --out run"
+    assert main([*words.split(), "--json"]) == 0
+    policy = pg.load("run/policy_0.safetensors")
+    assert isinstance(policy.features, Fourier)
+    assert (type(policy.memory), policy.memory.size, policy.memory.truncate) == (GRU, 8, 16)
+    assert isinstance(policy.head.readout, SquashedOf)
+    chosen = {"features": "fourier", "memory": "gru", "memory_size": 8, "truncate": 16, "head": "squashed"}
+    settings = strict(Path("run/config.json").read_text())["settings"]
+    assert {name: settings[name] for name in chosen} == chosen
+    again = train_request(["--config", "run/config.json"])
+    assert pg.ppo(**again.settings).settings == pg.ppo(**train_request(words.split()[1:]).settings).settings
+    words = ["--memory", "none", "--truncate", "none"]
+    assert main(["train", "ppo", "--env", "Bandit-v0", "--num-steps", "8", "--head", "squashed"]) == 2
+    assert "the head 'squashed' needs Box actions: got Discrete(" in " ".join(capsys.readouterr().err.split())
+    assert train_request(["--config", "run/config.json", *words]).settings["memory"] == "none"
 
 
 def test_flags_override_a_config(run_dir):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -9,6 +10,10 @@ import pytest
 from policygrad.algorithms import RECIPES
 from policygrad.cli.options import Option, argument_help, introduction, make_parser, nearest, parse, recipe_options, summary
 from policygrad.errors import UsageError
+from policygrad.policies.features import FEATURES
+from policygrad.policies.memory import MEMORIES
+from policygrad.policies.networks import ACTIVATIONS, INITIALISATIONS
+from policygrad.settings import HEADS
 
 ONLY_PYTHON = {"policy"}
 
@@ -79,6 +84,23 @@ def test_every_argument_of_every_recipe_is_a_flag_with_help(recipe):
     options = recipe_options(recipe)
     assert set(inspect.signature(recipe).parameters) - set(options) == ONLY_PYTHON
     assert [name for name, option in options.items() if not option.help] == []
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_the_help_names_everything_that_a_policy_can_be_made_of(recipe):
+    options = recipe_options(recipe)
+    names = {
+        "features": FEATURES,
+        "memory": ("none", *MEMORIES),
+        "head": HEADS,
+        "activation": ACTIVATIONS,
+        "initialisation": INITIALISATIONS,
+    }
+    for name, known in names.items():
+        listed = options[name].help.partition(": ")[2].partition(" (")[0] or options[name].help
+        assert re.findall(r"[a-z][a-z0-9_-]*", listed.rpartition(": ")[2].rstrip(".")) == list(known), name
+        if options[name].words:
+            assert options[name].words == tuple(known)
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)

@@ -331,6 +331,7 @@ WRONG: dict[str, tuple[Any, Any, dict[str, Any], type, str]] = {
         UsageError,
         "among its leaves.*a static field",
     ),
+    "features that are a function": (VECTOR, PAIR, {"features": lambda key, space: jnp.sin}, UsageError, "it must return a Module, observ"),
     "features with a number": (VECTOR, PAIR, {"features": lambda key, space: Scaled(2)}, UsageError, "got int among its leaves"),
     "unknown memory": (VECTOR, PAIR, {"memory": "gro"}, UnknownNameError, "unknown memory 'gro': did you mean gru"),
     "no memory": (VECTOR, PAIR, {"memory": ["gru"]}, UnknownNameError, "unknown memory"),

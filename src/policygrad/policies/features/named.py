@@ -114,7 +114,7 @@ def build(kind: Kind, key: Key, space: Space, /, **arguments: Any) -> Any:
         taken = ", ".join(list(inspect.signature(builder).parameters)[2:]) or "none"
         raise UsageError(f"features {what}: got the arguments {', '.join(arguments) or 'none'}; it takes: {taken}") from None
     made = builder(key, space, **arguments)
-    if not callable(made):
+    if not (isinstance(made, eqx.Module) and callable(made)):
         raise UsageError(f"features {what}: got {type(made).__name__} from its builder; it must return a Module, observations -> [..., F]")
     return _trainable(made, what)
 
