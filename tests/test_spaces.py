@@ -90,12 +90,18 @@ def test_a_nested_space_and_back() -> None:
     ("space", "line"),
     [
         (G.Text(3), r"^unsupported action space: got Text; Discrete, [^\n]* are handled \(flatten [^\n]*$"),
-        (G.Dict({"a": G.Tuple([G.Discrete(2), G.Sequence(G.Discrete(2))])}), r"^unsupported action space, part \['a'\]\[1\]: got Sequence;"),
+        (
+            G.Dict({"a": G.Tuple([G.Discrete(2), G.Sequence(G.Discrete(2))])}),
+            r"^unsupported action space, part \['a'\]\[1\]: got Sequence;",
+        ),
         (G.Tuple([G.Discrete(2), G.Graph(G.Discrete(2), None)]), r"^unsupported action space, part \[1\]: got Graph; "),
         (G.OneOf([G.Discrete(2)]), r"^unsupported action space: got OneOf; "),
         (G.Dict({"a": G.Dict({})}), r"^unsupported action space, part \['a'\]: got Dict\(\) without any part; [^\n]*$"),
         (G.Tuple([]), r"^unsupported action space: got Tuple\(\) without any part; [^\n]*$"),
-        (G.Dict({"a": G.Dict([(1, G.Discrete(2))])}), r"^unsupported action space, part \['a'\]: got a Dict with keys that are no strings;"),
+        (
+            G.Dict({"a": G.Dict([(1, G.Discrete(2))])}),
+            r"^unsupported action space, part \['a'\]: got a Dict with keys that are no strings;",
+        ),
     ],
     ids=str,
 )
@@ -226,9 +232,17 @@ def test_masks_that_fit(mask: Any, actions: Any) -> None:
 @pytest.mark.parametrize(
     ("parts", "actions", "line"),
     [
-        ({MASK: MultiBinary((3,))}, Discrete(3), r"^observation space: got nothing beside 'action_mask'; add what the policy sees, [^\n]*$"),
+        (
+            {MASK: MultiBinary((3,))},
+            Discrete(3),
+            r"^observation space: got nothing beside 'action_mask'; add what the policy sees, [^\n]*$",
+        ),
         ({"o": Discrete(2), MASK: MultiBinary((3,))}, Box.of(0, 1, (3,)), r"^action_mask: got one with actions Box[^\n]*; only discrete"),
-        ({"o": Discrete(2), MASK: MultiBinary((2,))}, Discrete(3), r"^action_mask: got MultiBinary\(2\) for actions Discrete\(3\); it must"),
+        (
+            {"o": Discrete(2), MASK: MultiBinary((2,))},
+            Discrete(3),
+            r"^action_mask: got MultiBinary\(2\) for actions Discrete\(3\); it must",
+        ),
         ({"o": Discrete(2), MASK: MultiBinary((6,))}, MultiDiscrete((2, 3)), r"it must have 5 entries of 0 or 1, e\.g\. MultiBinary\(5\):"),
         ({"o": Discrete(2), MASK: Discrete(3)}, Discrete(3), r"^action_mask: got Discrete\(3\) for actions Discrete\(3\); [^\n]*$"),
         ({"o": Discrete(2), MASK: MultiDiscrete((2, 2, 2))}, Discrete(3), r"^action_mask: got MultiDiscrete\(\[2, 2, 2\]\) [^\n]*$"),

@@ -16,9 +16,11 @@ from policygrad.compilation import placed, ready
 from policygrad.envs import AnyEnv, Env, make
 from policygrad.errors import UsageError
 from policygrad.rollout import HostCollector, compiled_collector, episodes
+from policygrad.rollout.compiled import require_actions
 from policygrad.settings import MOST, MOST_AT_ONCE, count, whole
+from policygrad.spaces import MASK, has_mask
 from policygrad.statistics import bootstrap_interval
-from policygrad.types import Array, Key
+from policygrad.types import Array, Key, PyTree
 
 MOST_ENVS = {"compiled": 64, "gymnasium": 8}
 """Environments side by side, by backend, where nobody says how many."""
@@ -102,18 +104,23 @@ class Evaluator:
             self._host = None
 
     def _compiled(self, policy: Any, key: Key) -> tuple[Array, Array]:
+        env, collector = self.env, self._collector
+        assert isinstance(env, Env)
+        assert collector is not None
         if self._program is None:
-            collector = self._collector
-            assert collector is not None
 
-            def program(policy: Any, key: Key) -> tuple[Array, Array]:
+            def program(policy: Any, key: Key) -> tuple[Array, Array, PyTree]:
                 _, rollout, _ = collector.collect(policy, key, ())
-                return rollout.reward, rollout.mask
+                allowed = {"obs": {MASK: rollout.obs[MASK]}, "time": rollout.time} if has_mask(env.observation_space) else {}
+                return rollout.reward, rollout.mask, allowed
 
             begin = time.perf_counter()
             self._program = jax.jit(program).lower(policy, key).compile()
             self.compile_seconds += time.perf_counter() - begin
-        return self._program(policy, key)
+        reward, mask, allowed = self._program(policy, key)
+        if allowed:
+            require_actions(env, mask=mask, **allowed)
+        return reward, mask
 
     def _hosted(self, policy: Any, stream: int, key: Key) -> tuple[Any, Any]:
         env = self.env

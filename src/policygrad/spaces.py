@@ -69,7 +69,9 @@ class MultiDiscrete:
         object.__setattr__(self, "starts", tuple(map(int, self.starts)) if any(self.starts) else ())
         object.__setattr__(self, "shape", (len(self.counts),) if self.shape is None else tuple(map(int, self.shape)))
         if math.prod(self.shape) != len(self.counts) or len(self.starts) not in (0, len(self.counts)):
-            raise SpaceError(f"MultiDiscrete: got {len(self.counts)} counts, {len(self.starts)} starts and shape {self.shape}; they must fit")
+            raise SpaceError(
+                f"MultiDiscrete: got {len(self.counts)} counts, {len(self.starts)} starts and shape {self.shape}; they must fit"
+            )
 
     @property
     def dtype(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any, get_args
 
@@ -41,7 +42,6 @@ PARTS: dict[str, Space] = {
     "hybrid": Dict.of({"go": MultiBinary((2,)), "pick": Tuple((MultiBinary((2,)), MultiBinary((3,))))}),
 }
 """Masks in the structure of their actions."""
-FORMS = "info", "info parts", "observation", "observation parts", "observation box"
 
 
 def blocks(space: Space, rng: Any) -> list[np.ndarray]:
@@ -76,7 +76,7 @@ class Gate(gymnasium.Env):
 
     Args:
         kind: of action, a key of ACTIONS.
-        form: where the mask is given.
+        form: where the mask is given, and how: "info", "info parts", "observation", "observation parts", "observation box".
         end: at the end of an episode it is "missing" (of observations: zeros), or "zeros".
         fault: what it is at step 3: "missing", "short" or "empty"; None for never.
         tolerant: a forbidden action passes.
@@ -149,9 +149,15 @@ def flat_masks(rollout: Any) -> np.ndarray:
 # ── forbidden actions never arrive ───────────────────────────────────────────────────────────────────────────────────
 
 
+HOW = [(kind, form) for kind in ACTIONS for form in ("info", "observation")]
+HOW += [
+    ("discrete", "observation box"),
+    *((kind, form) for kind in ("multi-discrete", "hybrid") for form in ("info parts", "observation parts")),
+]
+
+
 @pytest.mark.parametrize("mode", AUTORESETS)
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", ACTIONS)
+@pytest.mark.parametrize(("kind", "form"), HOW)
 def test_forbidden_actions_never_arrive(kind: str, form: str, mode: str) -> None:
     """The environment raises at the first one; at the end of an episode the mask is missing, or allows nothing."""
     env = make(partial(Gate, kind, form), autoreset=mode)
@@ -176,9 +182,9 @@ def test_the_record_does_not_depend_on_where_the_mask_is_given() -> None:
             np.testing.assert_array_equal(a, b)
     parts = collected(make(partial(Gate, "hybrid", "info parts")), steps(30))
     np.testing.assert_array_equal(flat_masks(parts), flat_masks(reference))
+    unmasked = dataclasses.replace(policy_for(make(partial(Gate, "hybrid", "observation"))), observation_space=Discrete(1))
     with pytest.raises(EnvError, match="a forbidden action"):
-        every = policy_for(make(partial(Gate, "discrete", "observation")))
-        collected(make(partial(Gate, "discrete", "observation")), steps(30), lambda obs: every.head(every.features(obs["observation"])))
+        collected(make(partial(Gate, "hybrid", "observation")), steps(30), unmasked)
 
 
 def test_an_end_without_a_mask_allows_all() -> None:
@@ -259,9 +265,8 @@ def walled(kind: str, empty_at: int | None = None, shortest: int = 1) -> Env:
     return Env("Walled-v0", space, actions, reset, step, time_limit=LIMIT)
 
 
-@pytest.mark.parametrize("kind", ["multi-binary", "hybrid"])
-def test_forbidden_actions_never_arrive_compiled(kind: str) -> None:
-    env = walled(kind)
+def test_forbidden_actions_never_arrive_compiled() -> None:
+    env = walled("multi-discrete")
     policy = policy_for(env)
     for collect in (steps(100, num_envs=20), episodes(200)):
         rollout = record(policy, env, collect)
@@ -278,11 +283,10 @@ def test_forbidden_actions_never_arrive_compiled(kind: str) -> None:
 TINY: dict[str, Any] = {"hidden_sizes": (3,)}
 
 
-@pytest.mark.parametrize("form", ["info", "observation box"])
-def test_normalised_observations_leave_masks_alone(form: str) -> None:
+def test_normalised_observations_leave_masks_alone() -> None:
     """Statistics that moved would make something else of 0: a box of bytes with sign, as other libraries give masks, is numbers too."""
     algorithm = pg.a2c(**TINY, rollout_length=16, normalize_observations=True)
-    run = pg.train(partial(Gate, "discrete", form), algorithm, num_steps=3 * 16 * B, num_envs=B, out=False, figures=False)
+    run = pg.train(partial(Gate, "discrete", "observation box"), algorithm, num_steps=3 * 16 * B, num_envs=B, out=False, figures=False)
     assert run.policy.mean[MASK] == run.policy.variance[MASK] == ()
     assert run.policy.mean["observation"].shape == (2,)
     assert float(run.policy.count) == 3 * 16 * B
@@ -359,15 +363,20 @@ class Sized(Gate):
     """Masks of another size."""
 
     def _answer(self, over: bool) -> tuple[Any, dict[str, Any]]:
-        obs, info = super()._answer(over)
-        return obs, {MASK: np.ones(4, np.int8)}
+        return super()._answer(over)[0], {MASK: np.ones(4, np.int8)}
 
 
 @pytest.mark.parametrize(
     ("env", "line"),
     [
-        (partial(Sized, "discrete", "info"), r"info\['action_mask'\] got 4 entries for actions Discrete\(3, start=2\); it must have 3: one for"),
-        (partial(Sized, "hybrid", "info"), r"info\['action_mask'\] got 4 entries for actions Dict\([^\n]*; it must have 7: one for each alter"),
+        (
+            partial(Sized, "discrete", "info"),
+            r"info\['action_mask'\] got 4 entries for actions Discrete\(3, start=2\); it must have 3: one for",
+        ),
+        (
+            partial(Sized, "hybrid", "info"),
+            r"info\['action_mask'\] got 4 entries for actions Dict\([^\n]*; it must have 7: one for each alter",
+        ),
     ],
 )
 def test_a_wrong_size_is_told_before_anything_is_compiled(env: Any, line: str) -> None:
@@ -399,7 +408,9 @@ def test_a_vector_entry_point_has_no_place_for_masks() -> None:
         del gymnasium.registry["PolicygradGate-v0"]
 
 
-LATER = r"^environment \w+, copy 0, raised at vector step 3: ValueError: info\['action_mask'\]: got {}; it must have 3, one for each [^\n]*$"
+LATER = (
+    r"^environment \w+, copy 0, raised at vector step 3: ValueError: info\['action_mask'\]: got {}; it must have 3, one for each [^\n]*$"
+)
 
 
 @pytest.mark.parametrize("mode", AUTORESETS)
@@ -410,7 +421,9 @@ def test_later_faults_name_environment_and_step(fault: str, got: str, mode: str)
         collected(make(partial(Gate, "discrete", "info", fault=fault), autoreset=mode), steps(8))
 
 
-EMPTY = r"^environment \w+, copy 0, step 3 of its episode \(about \d+ steps into the run\): the action_mask leaves no action{}; correct [^\n]*$"
+EMPTY = (
+    r"^environment \w+, copy 0, step 3 of its episode \(about \d+ steps into the run\): the action_mask leaves no action{}; correct [^\n]*$"
+)
 
 
 @pytest.mark.parametrize("tolerant", [True, False])
@@ -431,18 +444,27 @@ def test_no_action_left_at_the_reset() -> None:
         def _answer(self, over: bool) -> tuple[Any, dict[str, Any]]:
             return super()._answer(True)
 
-    with pytest.raises(UsageError, match=r"^environment \w+, reset: the action_mask leaves no action; correct the environment or its space$"):
+    with pytest.raises(
+        UsageError, match=r"^environment \w+, reset: the action_mask leaves no action; correct the environment or its space$"
+    ):
         make(partial(Shut, "discrete", "info", "zeros"))
 
 
-@pytest.mark.parametrize(("kind", "algorithm"), [("discrete", pg.reinforce), ("hybrid", pg.a2c), ("multi-binary", pg.ppo)])
-def test_no_action_left_compiled(kind: str, algorithm: Any) -> None:
-    env = walled(kind, empty_at=3, shortest=6)
-    rows = {} if algorithm is pg.reinforce else {"rollout_length": 8}
-    which = " for its discrete choice 0" if kind != "discrete" else ""
-    line = rf"^environment Walled-v0, copy 0, step 3 of its episode \(seed 0, update 1 at \d+ steps\): the action_mask leaves no action{which};"
+@pytest.mark.parametrize("algorithm", [pg.reinforce(**TINY, baseline="none"), pg.a2c(**TINY, rollout_length=8)], ids=lambda a: a.name)
+def test_no_action_left_compiled(algorithm: Any) -> None:
+    """No gradient would tell: an action that has no probability weighs nothing."""
+    env = walled("discrete", empty_at=3, shortest=6)
+    line = r"^environment Walled-v0, copy 0, step 3 of its episode \(seed 0, update 1 at \d+ steps\): the action_mask leaves no action;"
     with pytest.raises(EnvError, match=line):
-        pg.train(env, algorithm(**TINY, **rows), num_steps=64, num_envs=2, out=False, figures=False)
+        pg.train(env, algorithm, num_steps=64, num_envs=2, out=False, figures=False)
+
+
+def test_no_action_left_compiled_where_nothing_is_learnt() -> None:
+    env = walled("discrete", empty_at=3, shortest=6)
+    line = r"^environment Walled-v0, copy 0, step 3 of its episode: the action_mask leaves no action; correct the environment$"
+    for call in (lambda: record(policy_for(env), env, steps(8, num_envs=2)), lambda: pg.evaluate(policy_for(env), env, num_episodes=2)):
+        with pytest.raises(EnvError, match=line):
+            call()
 
 
 # ── masks as arrays ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -203,7 +203,9 @@ def through(adapter: VectorAdapter, rows: int) -> list[list[Played]]:
         for i, played in enumerate(result):
             if made.valid[i]:
                 ends = made.reward[i], bool(made.terminated[i]), bool(made.truncated[i])
-                played.append(Played(jax.tree.map(lambda leaf, i=i: leaf[i], obs), *ends, jax.tree.map(lambda leaf, i=i: leaf[i], made.next_obs)))
+                played.append(
+                    Played(jax.tree.map(lambda leaf, i=i: leaf[i], obs), *ends, jax.tree.map(lambda leaf, i=i: leaf[i], made.next_obs))
+                )
             else:
                 assert not any(leaf[i].any() for leaf in jax.tree.leaves(made.next_obs))
         obs = made.obs
@@ -225,4 +227,3 @@ def assert_same(ours: list[list[Played]], theirs: list[list[Played]], least: int
     steps = [one for played in ours for one in played]
     assert sum(one.terminated and not one.truncated for one in steps) > 2
     assert sum(one.truncated and not one.terminated for one in steps) > 2
-

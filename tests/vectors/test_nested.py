@@ -20,7 +20,7 @@ from policygrad.spaces import MASK, from_gymnasium, leaves
 from policygrad.vectors.layout import Layout, ShapeError
 from vectors.nests import ACTIONS, OBSERVATIONS, Nest, Played, assert_same, by_hand, element, through
 
-B, SEED, ROWS, LEAST = 3, 5, 60, 35
+B, SEED, ROWS, LEAST = 3, 5, 45, 25
 PAIRS = [("nested", "nested"), ("tuple", "tuple"), ("multi-discrete", "multi-discrete"), ("multi-binary", "multi-binary")]
 PAIRS += [("discrete", "box"), ("box", "discrete")]
 MODES = "same-step", "next-step", "disabled"
@@ -40,8 +40,7 @@ def run(env: GymnasiumEnv, rows: int = ROWS) -> list[list[Played]]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("in_place", [False, True])
-@pytest.mark.parametrize(("seen", "taken"), PAIRS)
+@pytest.mark.parametrize(("seen", "taken", "in_place"), [*((*pair, True) for pair in PAIRS), ("nested", "nested", False)])
 def test_one_after_the_other(seen: str, taken: str, in_place: bool, mode: str) -> None:
     """InTurn, and Gymnasium's SyncVectorEnv; actions arrive in Gymnasium's own form, or the environment's assertion fails."""
     env = make(lambda: Nest(seen, taken, in_place), autoreset=mode)
@@ -55,9 +54,8 @@ def test_a_number_arrives_as_an_array_without_axes() -> None:
     assert_same(run(env), expected("box", "number"), LEAST)
 
 
-@pytest.mark.parametrize("in_place", [False, True])
-def test_side_by_side(in_place: bool) -> None:
-    env = make(partial(Nest, in_place=in_place), vectorization="async")
+def test_side_by_side() -> None:
+    env = make(partial(Nest, in_place=True), vectorization="async")
     assert_same(run(env), expected("nested", "nested"), LEAST)
 
 
@@ -113,7 +111,9 @@ def test_what_is_put_is_what_is_read(name: str) -> None:
 
 
 def test_numbers_and_lists_are_elements_too() -> None:
-    layout = Layout(gymnasium.spaces.Dict({"a": gymnasium.spaces.Discrete(3), "b": gymnasium.spaces.Tuple([gymnasium.spaces.MultiBinary(2)])}))
+    layout = Layout(
+        gymnasium.spaces.Dict({"a": gymnasium.spaces.Discrete(3), "b": gymnasium.spaces.Tuple([gymnasium.spaces.MultiBinary(2)])})
+    )
     arrays = layout.empty(1)
     layout.put(arrays, 0, {"a": 2, "b": [[1, 0]], "more": "is not read"})
     assert [array.tolist() for array in arrays] == [[2], [[1, 0]]]
@@ -122,11 +122,26 @@ def test_numbers_and_lists_are_elements_too() -> None:
 @pytest.mark.parametrize(
     ("spoil", "line"),
     [
-        (lambda o: o.pop("zone"), r"got an observation with keys \['arm', 'bytes', 'one'\], its space has a part 'zone'; return every part"),
-        (lambda o: o["arm"][1].pop("b"), r"got an observation with keys \['a'\] in its part \['arm'\]\[1\], its space has a part 'b'; return"),
-        (lambda o: o.update(arm=o["arm"][:1]), r"got an observation with a tuple in its part \['arm'\], its space has a part 1; return every"),
-        (lambda o: o.update(arm=None), r"got an observation with a NoneType in its part \['arm'\], its space has a part 0; return every part"),
-        (lambda o: o.update(bytes=np.zeros(4)), r"got an observation of shape \(4,\) in its part \['bytes'\], its space says \(3,\); correct"),
+        (
+            lambda o: o.pop("zone"),
+            r"got an observation with keys \['arm', 'bytes', 'one'\], its space has a part 'zone'; return every part",
+        ),
+        (
+            lambda o: o["arm"][1].pop("b"),
+            r"got an observation with keys \['a'\] in its part \['arm'\]\[1\], its space has a part 'b'; return",
+        ),
+        (
+            lambda o: o.update(arm=o["arm"][:1]),
+            r"got an observation with a tuple in its part \['arm'\], its space has a part 1; return every",
+        ),
+        (
+            lambda o: o.update(arm=None),
+            r"got an observation with a NoneType in its part \['arm'\], its space has a part 0; return every part",
+        ),
+        (
+            lambda o: o.update(bytes=np.zeros(4)),
+            r"got an observation of shape \(4,\) in its part \['bytes'\], its space says \(3,\); correct",
+        ),
         (
             lambda o: o["arm"][1].update(a=np.zeros((1, 2))),
             r"got an observation of shape \(1, 2\) in its part \['arm'\]\[1\]\['a'\], its space says \(2, 2\); correct",
@@ -175,14 +190,18 @@ def test_a_fault_before_anything_runs_names_the_part() -> None:
         def observe(self, last: int) -> Any:
             return {**super().observe(last), "bytes": np.zeros(4)} if self.t else super().observe(last)
 
-    with pytest.raises(UsageError, match=r"^environment Broken, step 1: got an observation of shape \(4,\) in its part \['bytes'\], [^\n]*$"):
+    with pytest.raises(
+        UsageError, match=r"^environment Broken, step 1: got an observation of shape \(4,\) in its part \['bytes'\], [^\n]*$"
+    ):
         make(Broken)
 
     class Outside(Nest):
         def observe(self, last: int) -> Any:
             return {**super().observe(last), "zone": 3}
 
-    with pytest.raises(UsageError, match=r"^environment Outside, reset: observation 5 of part \['zone'\] lies outside its space Discrete\(5, s"):
+    with pytest.raises(
+        UsageError, match=r"^environment Outside, reset: observation 5 of part \['zone'\] lies outside its space Discrete\(5, s"
+    ):
         make(Outside)
 
 
@@ -201,7 +220,7 @@ class Spoilt(gymnasium.vector.VectorWrapper):
     [
         (
             lambda obs: {name: part for name, part in obs.items() if name != "one"},
-            r"^environment SyncVectorEnv at vector step 1: got an observation with keys \['arm', 'bytes', 'zone'\], its space has a part 'one';",
+            r"^environment SyncVectorEnv at vector step 1: got an observation with keys \['arm', 'bytes', 'zone'\], its space has a part 'one'",
         ),
         (
             lambda obs: {**obs, "bytes": obs["bytes"][:2]},
@@ -245,5 +264,7 @@ def test_an_environments_own_connection_error_is_no_worker_that_died() -> None:
             self.length = 8
             return answer
 
-    with pytest.raises(EnvError, match=r"^environment Remote, copy 0, raised at vector step 2: ConnectionRefusedError: no simulator on port 1234;"):
+    with pytest.raises(
+        EnvError, match=r"^environment Remote, copy 0, raised at vector step 2: ConnectionRefusedError: no simulator on port 1234;"
+    ):
         run(make(Remote), 3)

@@ -180,7 +180,7 @@ class VectorAdapter:
         return self._seen.batch([one(leaf, batch) for one, leaf in zip(self._observations, self._seen.leaves(obs), strict=True)])
 
     def _put(self, obs: Any, index: int, final: Any) -> None:
-        """Writes a true last observation, of which Gymnasium's vectors make an array of objects, or arrays in the structure of the parts."""
+        """Writes a true last observation, which vectors give in an array of objects, or in arrays in the structure of the parts."""
         by_part = isinstance(final, tuple) or (isinstance(final, dict) and index not in final)
         one = self._observation(self._seen.at(final, index) if by_part else final[index])
         for into, leaf in zip(self._seen.leaves(obs), self._seen.leaves(one), strict=True):

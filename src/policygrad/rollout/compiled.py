@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from policygrad.envs.base import Env
-from policygrad.errors import UsageError
+from policygrad.envs.vector_adapter import check_masks
+from policygrad.errors import EnvError, UsageError
 from policygrad.policies import initial_carry, num_chunks, policy_step
 from policygrad.policies.distributions import drawn_noise, sampled
 from policygrad.policies.memory import chunk_length
@@ -218,6 +220,21 @@ def compiled_collector(env: Env, collect: Collect, num_envs: int, *, sample: boo
         )
     collect.episodes_per_update(num_envs)
     return Collector(lambda key, policy=None: (), collect_episodes)
+
+
+def require_actions(env: Env, *, obs: PyTree, mask: Array, time: Array) -> None:
+    """Checks that the masks of actions of a compiled rollout left every step one, which inside the program nobody can tell.
+
+    Args:
+        obs, mask, time: fields of the rollout.
+
+    Raises:
+        EnvError: naming the copy and the step.
+    """
+    wrong = check_masks(env.observation_space, env.action_space, jax.tree.map(np.asarray, obs), np.asarray(mask) > 0)
+    if wrong:
+        step = int(np.asarray(time)[wrong.row, wrong.copy])
+        raise EnvError(f"environment {env.name}, copy {wrong.copy}, step {step} of its episode: {wrong.what}; correct the environment")
 
 
 def _in_chunks(chunk: Any, loop: Any, now: Any, rows: int, length: int) -> tuple[Any, tuple[PyTree, list[Array]]]:

@@ -12,7 +12,7 @@ from policygrad import policies
 from policygrad.envs import Env, make
 from policygrad.errors import UsageError
 from policygrad.rollout.collect import Collect
-from policygrad.rollout.compiled import compiled_collector
+from policygrad.rollout.compiled import compiled_collector, require_actions
 from policygrad.rollout.host import HostCollector
 from policygrad.types import Rollout
 
@@ -59,6 +59,7 @@ def record(policy: Any, env: Any, collect: Collect, *, seed: int = 0, num_envs: 
         _, rollout, _ = jax.jit(lambda policy, key, init_key: collector.collect(policy, key, collector.init(init_key, policy)))(
             policy, key, init_key
         )
+        require_actions(made, obs=rollout.obs, mask=rollout.mask, time=rollout.time)
     else:
         host = HostCollector(made, collect, int(num_envs or made.fixed_num_envs or _side_by_side(collect)), seed=stream, key=key)
         try:

@@ -123,7 +123,8 @@ def _iteration(algorithm: Algorithm, user_metrics: UserMetrics | None) -> Callab
     def update(key: Key, agent: Agent, rollout: Rollout) -> tuple[Agent, dict[str, Array]]:
         after, metrics = algorithm.update(key, agent, rollout)
         # A NaN that the environment made may be masked, or multiplied by 0, before it reaches a parameter.
-        sane = all_finite((rollout.reward, rollout.obs, rollout.next_obs))
+        # Of a mask that allows nothing no gradient tells: it makes log π alone NaN.
+        sane = all_finite((rollout.reward, rollout.obs, rollout.next_obs)) & ~jnp.isnan(rollout.log_prob).any()
         counted = after.steps
         after = jax.lax.cond(sane, lambda new, old: new, lambda new, old: old, after, agent)._replace(steps=counted)
         metrics = metrics | {"finite": metrics["finite"] & sane}
