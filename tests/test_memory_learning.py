@@ -40,8 +40,16 @@ def test_the_long_t_maze_in_every_seed() -> None:
 
 
 POSITIONS: dict[str, Any] = {
-    **{"rollout_length": 32, "epochs": 20, "minibatches": 1, "learning_rate": 1e-3, "learning_rate_decay": True, "clip_decay": True},
-    **{"discount": 0.98, "trace": 0.8, "normalize_observations": True, "normalize_rewards": True},
+    "rollout_length": 32,
+    "epochs": 20,
+    "minibatches": 1,
+    "learning_rate": 1e-3,
+    "learning_rate_decay": True,
+    "clip_decay": True,
+    "discount": 0.98,
+    "trace": 0.8,
+    "normalize_observations": True,
+    "normalize_rewards": True,
 }
 
 

@@ -1,4 +1,4 @@
-"""sb3-contrib's RecurrentPPO, CartPole-v1 without velocities, 8 environments × 128 steps, LSTM 64, one thread: steps per second, as JSON."""
+"""sb3-contrib's RecurrentPPO, CartPole-v1 without velocities, 8 environments × 128 steps, LSTM 64, one thread: steps/s, as JSON."""
 
 import json
 import time

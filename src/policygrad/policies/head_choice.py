@@ -140,7 +140,7 @@ def _readout(part: str, space: Space, head: Any, fixed: Fixed | None, initial_si
         case Tuple():
             inner = [(f"{part}[{i}]", one, head) for i, one in enumerate(space.parts)]
         case _:
-            return _of_leaf(part, space, head, fixed, initial_sigma)
+            return _of_leaf(part, space, str(head), fixed, initial_sigma)
     flat: list[Any] = []
     for name, one, chosen in inner:
         made = _readout(name, one, chosen, fixed, initial_sigma)

@@ -25,7 +25,6 @@ from policygrad.errors import UnknownNameError, UsageError
 from policygrad.policies.networks import INITIALISATIONS, linear_layers
 from policygrad.types import Array, Key, PyTree
 
-
 Gates = tuple[Array, ...]
 """An array [..., H] for each gate: on a CPU, arithmetic on slices of one array takes three times as long as that on arrays."""
 
