@@ -256,7 +256,7 @@ def test_the_heads_with_classes_of_their_own_are_the_same_readouts() -> None:
 def test_a_sigma_of_the_state_is_held_in_its_range() -> None:
     far = jnp.asarray([[1.0, 2.0, 1e3, -1e3], [1.0, 2.0, 4.0, -9.0]])
     np.testing.assert_allclose(StateGaussianOf((2,))(far).log_std, [[5, -10], [4, -9]])
-    np.testing.assert_allclose(StateGaussianOf((2,), 0.5)(far).log_std[1], [4 - np.log(2), -9 - np.log(2)])
+    np.testing.assert_allclose(StateGaussianOf((2,), 0.5)(far).log_std, [[5, -10], [4 - np.log(2), -9 - np.log(2)]])
     y = jnp.asarray([[1.0, 2.0, 1e3, 7.0, -1e3], [1.0, 2.0, 4.0, 7.0, -9.0]])
     made = FullGaussianOf((2,), 2.0)(y)
     np.testing.assert_allclose(made.cholesky[0], [[np.exp(5), 0], [14, np.exp(-10)]])

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
 
+from equinox import Module
+
 from policygrad import advantages, baselines
 from policygrad.algorithms.compose import compose
 from policygrad.algorithms.slots import (
@@ -57,7 +59,7 @@ def reinforce(
     memory_size: int = 64,
     truncate: int | None = None,
     head: HeadName | Mapping[str, HeadName] = "auto",
-    policy: PolicyBuilder | None = None,
+    policy: PolicyBuilder | Module | None = None,
 ) -> Algorithm:
     """REINFORCE: Monte-Carlo policy gradient over whole episodes.
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
 
+from equinox import Module
+
 from policygrad import advantages, baselines, policies
 from policygrad.algorithms.compose import compose
 from policygrad.algorithms.slots import decaying, finished, importance, policy_and_critic
@@ -49,7 +51,7 @@ def actor_critic(
     memory_size: int = 64,
     truncate: int | None = None,
     head: HeadName | Mapping[str, HeadName] = "auto",
-    policy: PolicyBuilder | None = None,
+    policy: PolicyBuilder | Module | None = None,
 ) -> Algorithm:
     """Actor-critic, online: the TD error, or a longer mixture of them, weighs the score, and teaches the critic.
 
@@ -170,7 +172,7 @@ def a2c(
     memory_size: int = 64,
     truncate: int | None = None,
     head: HeadName | Mapping[str, HeadName] = "auto",
-    policy: PolicyBuilder | None = None,
+    policy: PolicyBuilder | Module | None = None,
 ) -> Algorithm:
     """Advantage actor-critic: policy and critic climb together, one step for each short rollout.
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from equinox import Module
+
 from policygrad import advantages, baselines, policies
 from policygrad.algorithms.compose import compose
 from policygrad.algorithms.slots import decaying, finished, importance, policy_and_critic
@@ -56,7 +58,7 @@ def ppo(
     memory_size: int = 64,
     truncate: int | None = None,
     head: HeadName | Mapping[str, HeadName] = "auto",
-    policy: PolicyBuilder | None = None,
+    policy: PolicyBuilder | Module | None = None,
 ) -> Algorithm:
     """Proximal policy optimisation with a clipped ratio.
 
@@ -183,7 +185,7 @@ def ppo_kl(
     memory_size: int = 64,
     truncate: int | None = None,
     head: HeadName | Mapping[str, HeadName] = "auto",
-    policy: PolicyBuilder | None = None,
+    policy: PolicyBuilder | Module | None = None,
 ) -> Algorithm:
     """Proximal policy optimisation with a KL penalty that adapts itself.
 

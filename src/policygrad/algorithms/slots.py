@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from equinox import Module
+
 from policygrad import baselines, combinators, policies
 from policygrad.ascent import Schedule, linear
 from policygrad.errors import UsageError
@@ -21,7 +23,7 @@ def decaying(value: float | Schedule, decay: bool, name: str = "learning_rate") 
 
 
 def policy_and_critic(
-    policy: PolicyBuilder | None,
+    policy: PolicyBuilder | Module | None,
     hidden_sizes: tuple[int, ...] | None,
     activation: str,
     initialisation: str,

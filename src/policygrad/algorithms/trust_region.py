@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from equinox import Module
+
 from policygrad import advantages, baselines
 from policygrad.algorithms.compose import compose
 from policygrad.algorithms.slots import decaying, finished, importance, policy_and_critic
@@ -48,7 +50,7 @@ def npg(
     memory_size: int = 64,
     truncate: int | None = None,
     head: HeadName | Mapping[str, HeadName] = "auto",
-    policy: PolicyBuilder | None = None,
+    policy: PolicyBuilder | Module | None = None,
 ) -> Algorithm:
     """Natural policy gradient: the direction that changes the policy, not its parameters, the least.
 
@@ -156,7 +158,7 @@ def trpo(
     memory_size: int = 64,
     truncate: int | None = None,
     head: HeadName | Mapping[str, HeadName] = "auto",
-    policy: PolicyBuilder | None = None,
+    policy: PolicyBuilder | Module | None = None,
 ) -> Algorithm:
     """Trust region policy optimisation: the natural gradient's step, shortened until the true KL and the surrogate agree.
 
