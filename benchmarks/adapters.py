@@ -159,7 +159,7 @@ def with_rows(page: str, rows: dict[str, str], seconds: float) -> str:
     lines = [
         "",
         f"Written by `make test-adapters`; {', '.join(rows)} took {seconds / 60:.1f} minutes, with installing where it was due. {python}.",
-        "Returns: means of the first, the best and the last 20 episodes in a row of one run of PPO's defaults, seed 0. The machine is shared.",
+        "Returns: means of the first, best and last 20 episodes in a row, of one run of PPO's defaults with seed 0. A shared machine.",
         "",
         "| adapter | when | versions | tests | `policygrad train ppo …` | return | steps/s | compile s |",
         "|---|---|---|---|---|---|---|---|",
