@@ -31,6 +31,8 @@ from policygrad.spaces import MASK, Dict, Discrete, MultiDiscrete
 from policygrad.training.runners import spec_of
 
 CHOSEN = covering(ALL, 24)
+NIGHTLY = pytest.mark.nightly
+OTHER_LOOPS = ("gru", "host"), ("none", "compiled"), ("none", "host")
 
 
 def name_of(cell: Combination) -> str:
@@ -78,8 +80,7 @@ def parameters(observation: Any, acting: Acting, loop: str, memory: str = "none"
     return [np.asarray(leaf) for leaf in jax.tree.leaves(run.policy)]
 
 
-@pytest.mark.parametrize("memory", ["none", "gru"])
-@pytest.mark.parametrize("loop", ["compiled", "host"])
+@pytest.mark.parametrize(("memory", "loop"), [("gru", "compiled"), *(pytest.param(*pair, marks=NIGHTLY) for pair in OTHER_LOOPS)])
 @pytest.mark.parametrize("said", ["dict of one part", "multi-discrete of one"])
 def test_one_part_is_the_part(said: str, loop: str, memory: str) -> None:
     box, three = OBSERVATIONS["box"], Discrete(3)
@@ -94,7 +95,7 @@ def test_one_part_is_the_part(said: str, loop: str, memory: str) -> None:
         np.testing.assert_allclose(a, b, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["masked", "masked hybrid"])
+@pytest.mark.parametrize("name", ["masked hybrid", pytest.param("masked", marks=NIGHTLY)])
 @pytest.mark.parametrize("algorithm", ["reinforce", "a2c", "trpo", "ppo"])
 @pytest.mark.parametrize("loop", ["compiled", "host"])
 def test_before_the_first_step_the_ratio_is_one(name: str, algorithm: str, loop: str) -> None:

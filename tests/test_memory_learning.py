@@ -24,6 +24,7 @@ def test_without_memory_the_aliased_grid_is_played_by_a_biased_coin() -> None:
     assert oracle.objective(aliased_grid(), run.policy) > 0.98 * best
 
 
+@pytest.mark.nightly
 def test_a_cue_is_remembered_to_the_junction() -> None:
     """The short T-maze: 4 with memory, 1.95 for the best policy without."""
     settings = {"rollout_length": 32, "epochs": 4, "minibatches": 4, "learning_rate": 3e-3, "entropy_bonus": 0.01, "memory_size": 16}

@@ -73,7 +73,9 @@ def by_hand(batch: Batch, sequences: Any, count: int) -> Batch:
     return part._replace(carry=carry, rollout=rollout, weights=part.weights * jnp.array(valid))
 
 
-@pytest.mark.parametrize(("truncate", "parts"), [(None, 2), (3, 4), (4, 2), (5, 1)])
+@pytest.mark.parametrize(
+    ("truncate", "parts"), [(None, 2), (4, 2), *(pytest.param(*pair, marks=pytest.mark.nightly) for pair in ((3, 4), (5, 1)))]
+)
 def test_it_is_the_plain_loop_over_sequences(truncate: int | None, parts: int) -> None:
     params, batch = case(truncate)
     count = params.policy.num_chunks(T)
