@@ -172,6 +172,14 @@ def test_features_and_layers(arguments: Any, kind: type, layers: list[int]) -> N
     assert chosen(policy, 2, 3)[0].logits.shape == (2, 3, 3)
 
 
+def test_which_features_have_layers_over_them() -> None:
+    """Parts side by side, and an image's elements; convolutions bring a layer of their own."""
+    assert widths(shaped(pg.policy(features="joined"), PARTS, CHOICE)) == [64, 64]
+    assert widths(shaped(pg.policy(features="raw"), IMAGE, CHOICE)) == [64, 64]
+    assert widths(shaped(pg.policy(features="auto"), IMAGE, CHOICE)) == []
+    assert widths(shaped(pg.policy(features="raw", head="beta"), STATES, PAIR)) == []
+
+
 def test_activation_and_initialisation() -> None:
     policy = pg.policy(hidden_sizes=(6,), activation="relu", initialisation="torch")(KEY, Spec(VECTOR, CHOICE, 1))
     assert policy.features.activation == "relu"
@@ -349,6 +357,8 @@ WRONG: dict[str, tuple[Any, Any, dict[str, Any], type, str]] = {
     "frozen word": (VECTOR, PAIR, {"freeze": "head"}, UsageError, r"freeze: got 'head'; give a tuple of parts, e.g. \('head',\)"),
     "frozen memory": (VECTOR, PAIR, {"freeze": ("memory",)}, UsageError, "freeze: got 'memory' for a policy without one; leave it out"),
     "three sigmas of two": (VECTOR, PAIR, {"sigma": [1, 2, 3]}, SpaceError, r"got 3 values; give 1, or 2: one per element"),
+    "two sigmas of three": (VECTOR, Box.of(-1.0, 1.0, (3,)), {"sigma": [1, 2]}, SpaceError, r"got 2 values; give 1, or 3: one per element"),
+    "covariance of two": (VECTOR, Box.of(-1.0, 1.0, (3,)), {"sigma": np.eye(2)}, SpaceError, r"a covariance of 2 elements; give one of 3"),
     "covariance of three": (VECTOR, PAIR, {"sigma": np.eye(3)}, SpaceError, r"got a covariance of 3 elements; give one of 2"),
     "not symmetric": (VECTOR, PAIR, {"sigma": [[1, 0.1], [0.2, 1]]}, UsageError, "sigma: got .*square, symmetric and finite"),
     "not square": (VECTOR, PAIR, {"sigma": [[1, 0.1]]}, UsageError, "sigma: got .*square, symmetric and finite"),

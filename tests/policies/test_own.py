@@ -128,7 +128,7 @@ def test_the_same_module_is_the_same_policy_and_compiles_once() -> None:
     # What does not train is part of what it is: an array's numbers, dtype and shape, and 1 is not 1.0.
     others = [
         {"order": jnp.asarray([2, 1, 0])},
-        {"order": np.array([2, 0, 1], np.int8)},
+        {"order": np.array([2, 0, 1], np.uint32)},
         {"order": (2, 0, 1)},
         {"scale": 1},
         {"scale": 2.0},
@@ -279,6 +279,12 @@ REFUSED: dict[str, tuple[Any, Spec, type, str]] = {
         Spec(BOX, Box.of(-1.0, 1.0, ()), 1),
         SpaceError,
         r"got a Categorical of actions int32\(\)",
+    ),
+    "choices without a mask size for numbers": (
+        function(lambda y: Unmaskable(Categorical(y))),
+        Spec(BOX, Box.of(-1.0, 1.0, ()), 1),
+        SpaceError,
+        r"got a Unmaskable of actions int32\(\), log",
     ),
     "another shape": (
         function(lambda y: Gaussian(y, y, 1)),
