@@ -432,6 +432,20 @@ def test_a_nan_that_the_policy_was_fed_is_the_better_explanation() -> None:
         collected(make(lambda: Touchy("nan observation", 6)), steps(20))
 
 
+def test_so_it_is_where_an_episode_begins_with_it() -> None:
+    class Touchy(Faulty):
+        def _observe(self) -> Any:
+            return np.full(2, np.nan, np.float32) if self.steps == 4 and self.t == 0 else super()._observe()
+
+        def step(self, action: Any) -> Any:
+            if self.steps == 4:
+                raise AssertionError("what is this action?")
+            return super().step(action)
+
+    with pytest.raises(RunError, match=r"copy 0, step 0 of its episode [^\n]* is not finite"):
+        collected(make(Touchy), steps(20))
+
+
 @pytest.fixture
 def no_check() -> Iterator[None]:
     """For values that NumPy compares with a warning."""

@@ -19,6 +19,7 @@ from policygrad import policies
 from policygrad.envs import Env
 from policygrad.envs.gymnasium_adapter import AUTORESETS
 from policygrad.envs.make import make
+from policygrad.envs.vector_adapter import check_masks, env_seeds
 from policygrad.errors import EnvError, SpaceError, UsageError
 from policygrad.rollout import HostCollector, compiled_collector, episodes, record, steps
 from policygrad.settings import BaselineName
@@ -439,6 +440,26 @@ def test_no_action_left(kind: str, form: str, mode: str, tolerant: bool) -> None
         collected(env, episodes(B), sample=False)
 
 
+def test_a_row_that_only_resets_needs_no_action() -> None:
+    """Where another copy raises in that very row, its own fault is told."""
+
+    class Breaks(Gate):
+        def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict[str, Any]]:
+            answer = super().reset(seed=seed)
+            self.second = seed == env_seeds(0, B)[1]
+            self.length = 9 if self.second else 2
+            return answer
+
+        def step(self, action: Any) -> Any:
+            if self.second and self.t == 2:
+                raise RuntimeError("out of petrol")
+            return super().step(action)
+
+    env = make(partial(Breaks, "discrete", "observation"), autoreset="next-step")
+    with pytest.raises(EnvError, match=r"^environment \w+ raised at vector step 3: RuntimeError: out of petrol; [^\n]*$"):
+        collected(env, steps(8))
+
+
 def test_no_action_left_at_the_reset() -> None:
     class Shut(Gate):
         def _answer(self, over: bool) -> tuple[Any, dict[str, Any]]:
@@ -465,6 +486,23 @@ def test_no_action_left_compiled_where_nothing_is_learnt() -> None:
     for call in (lambda: record(policy_for(env), env, steps(8, num_envs=2)), lambda: pg.evaluate(policy_for(env), env, num_episodes=2)):
         with pytest.raises(EnvError, match=line):
             call()
+
+
+@pytest.mark.parametrize("structured", [False, True])
+@pytest.mark.parametrize("choice", [0, 1, 2])
+def test_each_choice_needs_an_alternative_of_its_own(choice: int, structured: bool) -> None:
+    """Others' do not count; nor do rows that are no steps."""
+    actions = ACTIONS["hybrid"]
+    space = Dict.of({"observation": Discrete(2), MASK: PARTS["hybrid"] if structured else MultiBinary((7,))})
+    mask, valid = np.ones((3, 4, 7), np.int8), np.ones((3, 4), bool)
+    first = np.cumsum([0, *choices(actions)])
+    mask[[0, 1, 2], [3, 2, 0], first[choice] : first[choice + 1]] = 0
+    valid[0, 3] = False
+    parts = {"go": mask[..., :2], "pick": (mask[..., 2:4], mask[..., 4:])}
+    wrong = check_masks(space, actions, {MASK: parts if structured else mask}, valid)
+    assert wrong == (1, 2, f"the action_mask leaves no action for its discrete choice {choice}")
+    valid[1:] = False
+    assert check_masks(space, actions, {MASK: parts if structured else mask}, valid) is None
 
 
 # ── masks as arrays ──────────────────────────────────────────────────────────────────────────────────────────────────

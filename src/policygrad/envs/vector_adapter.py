@@ -127,8 +127,11 @@ class VectorAdapter:
             action: [B, …] as sampled: those of a box are clipped into it; discrete ones count from 0.
         """
         self._clock += 1
-        given = self._taken.leaves(action)
-        action = self._taken.batch([translate(leaf) for translate, leaf in zip(self._actions, given, strict=True)])
+        if self._taken.alone:
+            action = self._actions[0](action)
+        else:
+            given = self._taken.leaves(action)
+            action = self._taken.batch([translate(leaf) for translate, leaf in zip(self._actions, given, strict=True)])
         try:
             with self._quiet():
                 raw_obs, reward, terminated, truncated, info = self.vector.step(action)
@@ -177,6 +180,8 @@ class VectorAdapter:
         return warnings.catch_warnings(action="ignore") if self._has_workers else _NOTHING
 
     def _observation(self, obs: Any, *batch: int) -> Any:
+        if self._seen.alone:
+            return self._observations[0](obs, batch)
         return self._seen.batch([one(leaf, batch) for one, leaf in zip(self._observations, self._seen.leaves(obs), strict=True)])
 
     def _put(self, obs: Any, index: int, final: Any) -> None:

@@ -184,6 +184,7 @@ class HostCollector:
         self._obs: PyTree = None
         self._first = np.ones(num_envs, bool)  # where the next step begins an episode
         self._carry: PyTree = ()  # the policy's memory
+        self._remembers = False  # whether it has one
         self._time = np.zeros(num_envs, np.int32)  # of the next step, since the reset
         self._so_far = np.zeros(num_envs, np.float64)  # rewards since the reset
         self._steps = 0  # of all environments, for messages
@@ -207,7 +208,7 @@ class HostCollector:
         start = initial_carry(policy, self.num_envs)
         if jax.tree.structure(start) != jax.tree.structure(self._carry) or self.collect_kind.kind == "episodes":
             self._carry = start
-        remembers = bool(jax.tree.leaves(start))
+        self._remembers = remembers = bool(jax.tree.leaves(start))
         memories: list[PyTree] = []  # before each step
 
         def choose(obs: PyTree, first: np.ndarray) -> PyTree:
@@ -271,7 +272,8 @@ class HostCollector:
             raise
         if buffers.full:
             self._check(buffers.filled())  # an environment that returns NaN may never end an episode
-        self._first = made.terminated | made.truncated | ~made.valid
+        if self._remembers:
+            self._first = made.terminated | made.truncated | ~made.valid
         if wanted is not None:
             made = made._replace(valid=made.valid & wanted)
         buffers.append((obs, action, made.reward, made.terminated, made.truncated, made.next_obs, made.valid))
@@ -344,10 +346,12 @@ class _Buffers:
         self._rows, self._used = rows, 0
         self._arrays: list[np.ndarray] = []
         self._structure: Any = None
+        self._flat = False
 
     def append(self, row: tuple[PyTree, ...]) -> None:
-        values, self._structure = jax.tree.flatten(row)
+        values = row if self._flat else jax.tree.leaves(row)
         if not self._arrays:
+            self._structure, self._flat = jax.tree.structure(row), all(isinstance(part, np.ndarray) for part in row)
             self._arrays = [np.empty((self._rows, *value.shape), value.dtype) for value in values]
         if self._used == self._rows:
             self._arrays = [np.concatenate([array, np.empty_like(array)]) for array in self._arrays]

@@ -64,9 +64,10 @@ class InTurn:
     ) -> dict[int, Any]:
         """Writes what `step` returns; the last observations of episodes by number."""
         final: dict[int, Any] = {}
+        indexed = self._taken.indexed  # a call for each environment is a tenth of what it takes to step a small one
         for i, env in enumerate(self.envs):
             self.at = i
-            one, reward[i], terminated[i], truncated[i], _ = env.step(self._taken.at(actions, i))
+            one, reward[i], terminated[i], truncated[i], _ = env.step(actions[i] if indexed else self._taken.at(actions, i))
             if terminated[i] or truncated[i]:
                 final[i] = self._seen.copied(one)
                 one, _ = env.reset()

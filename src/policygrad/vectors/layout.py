@@ -24,6 +24,7 @@ class Layout:
 
     Attributes:
         alone: the space is a leaf itself: a batch of its elements is one array.
+        indexed: besides, batch[i] is the i-th element.
         spaces, names, shapes, dtypes: of the leaves.
     """
 
@@ -41,6 +42,8 @@ class Layout:
         self._joined = _joiner(space)
         # An element without axes is a number where it is Discrete, as Gymnasium's samples are, and else an array all the same.
         self._index = [(...,) if leaf.shape == () and not isinstance(leaf, gymnasium.spaces.Discrete) else () for _, leaf in found]
+        self.indexed = self.alone and self._index == [()]
+        self._whole: Any = self.shapes[0] if self.alone else "in parts"
 
     def empty(self, count: int) -> list[np.ndarray]:
         """Arrays [count, …] for so many elements, one for each leaf."""
@@ -52,7 +55,7 @@ class Layout:
         Raises:
             ShapeError: it is not of the space's make.
         """
-        if self.alone and getattr(element, "shape", None) == self.shapes[0]:
+        if getattr(element, "shape", None) == self._whole:
             arrays[0][index] = element  # the way of most environments, at every step of each
             return
         for array, leaf, name, shape in zip(arrays, self.leaves(element), self.names, self.shapes, strict=True):
@@ -75,7 +78,7 @@ class Layout:
 
     def at(self, batch: Any, index: int) -> Any:
         """One element of a batch."""
-        if self.alone and not self._index[0]:
+        if self.indexed:
             return batch[index]
         return self.batch([leaf[(index, *rest)] for leaf, rest in zip(self.leaves(batch), self._index, strict=True)])
 
