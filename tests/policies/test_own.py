@@ -373,3 +373,9 @@ def test_a_policy_or_a_builder_stays_what_it_is() -> None:
         assert isinstance(made, Policy)
         assert jax.tree.structure(made) == jax.tree.structure(own(module)(KEY, SPEC))
     assert mapped(lambda leaf: leaf.shape, made.action_space) == ()
+
+
+@pytest.mark.parametrize(("argument", "value"), [("head", "beta"), ("sigma", 0.5), ("initial_sigma", 2.0)])
+def test_a_head_beside_a_policy_would_do_nothing(argument: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=rf"^{argument}: got one together with policy, which brings its own head; leave one of them out$"):
+        pg.ppo(policy=pg.policy(), **{argument: value})

@@ -103,9 +103,10 @@ def reinforce(
         sigma: a fixed standard deviation for continuous actions, > 0; default is one that is learnt (in Python also one for each
             element, or a covariance matrix).
         initial_sigma: the standard deviation that learning it starts from, > 0.
-        features: what policy and value function see of an observation, with the hidden layers over it: auto, raw, one-hot, polynomial,
-            fourier, rbf, random-fourier, nature-cnn, small-cnn, joined (in Python also a function from a key and a space to features).
-        memory: of policy and value function, each its own: none, gru, lstm.
+        features: what the policy sees of an observation, and the baseline value, with the hidden layers over it: auto, raw, one-hot,
+            polynomial, fourier, rbf, random-fourier, nature-cnn, small-cnn, joined (in Python also a function from a key and a space to
+            features). The baselines value-table, value-linear and value-network have their own.
+        memory: of the policy, and of the baseline value one of its own: none, gru, lstm.
         memory_size: width of the memory, ≥ 1.
         truncate: steps that gradients flow back through the memory at the most, ≥ 1; default is a whole rollout.
         head: of continuous actions: auto, gaussian, state-gaussian, full-gaussian, squashed, squashed-state, beta (in Python also a

@@ -38,6 +38,9 @@ def policy_and_critic(
         parts: features, memory, memory_size, truncate and head, as of `policies.policy`.
         network: the policy's hidden layers where the caller gives none and its observations suggest some.
     """
+    if policy is not None and (parts["head"] != "auto" or sigma is not None or initial_sigma != 1):
+        given = "head" if parts["head"] != "auto" else "initial_sigma" if sigma is None else "sigma"
+        raise UsageError(f"{given}: got one together with policy, which brings its own head; leave one of them out")
     layers = {"hidden_sizes": hidden_sizes, "activation": activation, "initialisation": initialisation}
     suggested = policies.default(network=network, sigma=sigma, initial_sigma=initial_sigma, **layers, **parts)
     shared = {name: value for name, value in parts.items() if name != "head"}

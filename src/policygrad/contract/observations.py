@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from policygrad.contract.record import Record, kind
+from policygrad.contract.record import Record, contains, kind
 from policygrad.contract.report import Finding
 from policygrad.contract.words import (
     Findings,
     Tally,
-    contains,
     counted,
     figure,
     is_a,

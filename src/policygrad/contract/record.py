@@ -256,7 +256,7 @@ class _Player:
                     break
         except UnusableError:
             episode.end = "raised"
-        except Exception as error:
+        except Exception as error:  # whatever the user's code raises is what is to be told
             episode.end = "raised"
             what = "step" if episode.started else "reset"
             self._note("exception", f"{what}() raised {_described(error)}", len(episode.steps) + 1 if episode.started else 0)
@@ -328,10 +328,10 @@ class _Player:
     def _reset_answer(self, answer: Any) -> tuple[Any, dict[str, Any]]:
         if isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict):
             return answer
-        if isinstance(answer, tuple) and len(answer) == 2 and not _holds(self.env.observation_space, answer):
+        if isinstance(answer, tuple) and len(answer) == 2 and not contains(self.env.observation_space, answer):
             self._note("info", f"the info of reset() is {kind(answer[1])}", 0)
             return answer[0], {}
-        several = isinstance(answer, tuple) and answer and not _holds(self.env.observation_space, answer)
+        several = isinstance(answer, tuple) and answer and not contains(self.env.observation_space, answer)
         self._note("reset", f"reset() returned {f'{len(answer)} values' if several else kind(answer)}", 0)
         return (answer[0] if several else answer), {}
 
@@ -401,7 +401,7 @@ def same(a: Any, b: Any) -> bool:
             return False
         unequal = x != y
         return not (unequal & ((x == x) | (y == y))).any() if unequal.any() else True
-    except Exception:
+    except Exception:  # objects of the user's compare as they please, and raise what they please
         return True
 
 
@@ -467,10 +467,11 @@ def _true(value: Any) -> bool:
         return False
 
 
-def _holds(space: Any, value: Any) -> bool:
+def contains(space: Any, value: Any) -> bool:
+    """What a space says of a value; one that raises says no."""
     try:
         return bool(space.contains(value))
-    except Exception:
+    except Exception:  # spaces meet values of any kind here, and raise whatever these make them raise
         return False
 
 

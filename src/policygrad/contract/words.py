@@ -63,14 +63,6 @@ def space_text(space: Any) -> str:
         return " ".join(str(space).split())
 
 
-def contains(space: Any, value: Any) -> bool:
-    """What a space says; one that raises says no."""
-    try:
-        return bool(space.contains(value))
-    except Exception:
-        return False
-
-
 def the_observation(one: Any) -> str:
     """ "the observation", or which part of it."""
     return f"the observation{of_part(one.part)}"

@@ -14,6 +14,7 @@ linear recurrence, d' = z d + K ⊙ (U d) + e. Differentiated by JAX as it stand
 
 from __future__ import annotations
 
+import abc
 import functools
 from typing import Any
 
@@ -59,14 +60,15 @@ class _Cell(eqx.Module):
         carry = self.advance(emptied(carry, first), self.prepared(x))
         return self.output(carry), carry
 
+    @abc.abstractmethod
     def initial(self, batch: int) -> Any:
         """The carry before an episode, zeros [batch, H]."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def advance(self, carry: Any, prepared: Gates) -> Any:
         """The next carry."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def along(self, carry: Any, prepared: Gates, resets: Array) -> Any:
         """The carries after every step, [T, B, H].
 
@@ -75,11 +77,10 @@ class _Cell(eqx.Module):
             prepared: [T, B, H] each.
             resets: [T, B] bool.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def output(self, carry: Any) -> Array:
         """h."""
-        raise NotImplementedError
 
 
 class GRU(_Cell):

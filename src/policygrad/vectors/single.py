@@ -28,7 +28,7 @@ def made(name: str, single: Callable[[], Any]) -> Any:
         raise UsageError(f"environment {name} needs a package that is not installed: {first_line(error)}") from error
     except UsageError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever the environment's own code raises while it is made
         raise UsageError(f"environment {name} could not be made: {type(error).__name__}: {first_line(error)}") from error
 
 

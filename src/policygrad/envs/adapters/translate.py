@@ -119,7 +119,7 @@ def _named(name: str) -> Iterator[None]:
         raise SpaceError(str(error) if str(error).startswith("environment ") else f"environment {name}: {error}") from None
     except PolicygradError:
         raise
-    except Exception as error:
+    except Exception as error:  # foreign code, and what it raises while it is traced
         raise UsageError(f"environment {name} raised {type(error).__name__}: {first_line(error)}; correct it or its env_args") from error
 
 
