@@ -23,7 +23,8 @@ from policygrad.spaces import Box, Discrete
 from policygrad.types import Batch, Params, Rollout, Spec
 
 pytestmark = pytest.mark.usefixtures("x64")
-T, B, H = 6, 4, 3
+T, B, H = 7, 4, 3
+"""Chunks do not divide 7 rows: the last is filled up."""
 SPEC = Spec(Box.of(-1.0, 1.0, (2,)), Discrete(3), B)
 KEY, NOW = jax.random.key(3), jnp.asarray(0.25)
 RESETS = np.zeros((T, B), bool)
